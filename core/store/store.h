@@ -1,0 +1,32 @@
+#ifndef RH_STORE_STORE_H
+#define RH_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/json.h"
+
+/*
+ * A job's directory. Artifacts are immutable directories, each with a MANIFEST.json; they appear by
+ * rename, complete or not at all. docs/architecture.md lists what each operation puts into its own.
+ *
+ *   <job>/artifacts/<op>-<index %05d>/MANIFEST.json ...
+ *   <job>/staging/<op>-<index>.<epoch>/            written by exactly one lease
+ */
+char *rh_store_artifact(const char *job_dir, const char *op, int64_t index); /* owned by caller */
+char *rh_store_staging(const char *job_dir, const char *op, int64_t index, int64_t epoch);
+bool rh_store_has(const char *job_dir, const char *op, int64_t index);
+
+/* Digests every file below dir, syncs them and writes MANIFEST.json:
+ * {schema, op, index, recipe, files: [{name, size, sha256}], meta}. meta borrowed, may be NULL. */
+RH_MUST_USE enum rh_rc rh_store_seal(const char *dir, const char *op, int64_t index,
+                                     const char *recipe_digest, const struct rh_json *meta,
+                                     struct rh_error *err);
+/* Renames a sealed directory to its final place. RH_ERR_EXISTS when it is there already. */
+RH_MUST_USE enum rh_rc rh_store_commit(const char *sealed_dir, const char *job_dir, const char *op,
+                                       int64_t index, struct rh_error *err);
+/* Sizes (and, when deep, digests) of a sealed directory against its MANIFEST.json. */
+RH_MUST_USE enum rh_rc rh_store_check(const char *dir, bool deep, struct rh_error *err);
+
+#endif
