@@ -9,8 +9,8 @@
 
 /*
  * What a model becomes. A recipe is JSON with comments; every key has a row in recipe.c's table
- * (name, type, bounds, default, help), which also makes the JSON Schema. Unknown keys are errors that
- * name the nearest known one. AutoRound's names are used where it has one.
+ * (name, type, bounds, default, help), which also makes the JSON Schema. Unknown keys are errors
+ * that name the nearest known one. AutoRound's names are used where it has one.
  */
 enum rh_dataset_order {
     RH_ORDER_AUTO,   /* python for local files, numpy for hub data sets */
@@ -24,7 +24,9 @@ enum rh_mtp_method { RH_MTP_RTN, RH_MTP_KEEP };
 struct rh_recipe {
     char *name;
     /* calibration.* */
-    char *dataset; /* path; relative paths are made absolute when the recipe is loaded */
+    /* A path, made absolute when the recipe is loaded, or the hub name of a data set
+     * ("owner/name" without a file suffix); "" when the recipe leaves it open. */
+    char *dataset;
     int64_t nsamples;
     int64_t seqlen;
     int64_t calibration_seed;
@@ -55,16 +57,21 @@ struct rh_recipe {
 };
 
 /* `reference`: a path, or the name of a shipped recipe ("tiny"), looked up in the recipe folders
- * (RH_RECIPE_PATH, ../share/roundhouse/recipes beside the program, configs/recipes of a checkout). */
+ * (RH_RECIPE_PATH, ../share/roundhouse/recipes beside the program, configs/recipes of a checkout).
+ */
 RH_MUST_USE enum rh_rc rh_recipe_load(const char *reference, struct rh_recipe **out,
                                       struct rh_error *err);
 /* From an already parsed object (stored canonical form included). */
 RH_MUST_USE enum rh_rc rh_recipe_from_json(const struct rh_json *object, const char *what,
                                            struct rh_recipe **out, struct rh_error *err);
-/* "quant.iters=200"; value parsed as JSON when it is one, else a string. Revalidates everything. */
+/* "quant.iters=200"; value parsed as JSON when it is one, else a string. Revalidates everything;
+ * the recipe is unchanged on error. A dataset path is relative to the working directory. */
 RH_MUST_USE enum rh_rc rh_recipe_set(struct rh_recipe *recipe, const char *assignment,
                                      struct rh_error *err);
 void rh_recipe_free(struct rh_recipe *recipe);
+/* What a job needs and a shipped recipe need not have: a calibration data set. */
+RH_MUST_USE enum rh_rc rh_recipe_check_complete(const struct rh_recipe *recipe,
+                                                struct rh_error *err);
 struct rh_json *rh_recipe_schema(void); /* JSON Schema made from the table; owned by caller */
 
 /* AutoRound's ignore rule: the full name, or a substring; an entry ending in a digit gets a dot. */
