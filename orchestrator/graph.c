@@ -1,0 +1,190 @@
+#include "scheduler/graph.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+static const struct {
+    const char *name;
+    enum rh_stage_id stage;
+} ops[RH_OP_COUNT] = {
+    [RH_OP_PLAN] = {"plan", RH_STAGE_DOWNLOAD},
+    [RH_OP_FETCH] = {"fetch", RH_STAGE_DOWNLOAD},
+    [RH_OP_CALIBRATE] = {"calibrate", RH_STAGE_CALIBRATE},
+    [RH_OP_TUNE] = {"tune", RH_STAGE_QUANTIZE},
+    [RH_OP_PACK] = {"pack", RH_STAGE_PACK},
+    [RH_OP_SHARD] = {"shard", RH_STAGE_PACK},
+    [RH_OP_FINALIZE] = {"finalize", RH_STAGE_PACK},
+    [RH_OP_DIGEST] = {"digest", RH_STAGE_DOWNLOAD},
+    [RH_OP_PUBLISH] = {"publish", RH_STAGE_PUBLISH},
+};
+
+static const char *const stages[RH_STAGE_COUNT] = {"download", "calibrate", "quantize", "pack",
+                                                   "publish"};
+
+const char *rh_op_name(enum rh_op_id op)
+{
+    return ops[op].name;
+}
+
+bool rh_op_from_name(const char *name, enum rh_op_id *out)
+{
+    for (int i = 0; i < RH_OP_COUNT; i++) {
+        if (strcmp(ops[i].name, name) == 0) {
+            *out = (enum rh_op_id)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+enum rh_stage_id rh_op_stage(enum rh_op_id op)
+{
+    return ops[op].stage;
+}
+
+const char *rh_stage_name(enum rh_stage_id stage)
+{
+    return stages[stage];
+}
+
+bool rh_stage_from_name(const char *name, enum rh_stage_id *out)
+{
+    for (int i = 0; i < RH_STAGE_COUNT; i++) {
+        if (strcmp(stages[i], name) == 0) {
+            *out = (enum rh_stage_id)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct rh_graph *graph_alloc(int64_t units, int64_t shards)
+{
+    struct rh_graph *g = rh_alloc(sizeof *g);
+    g->units = units;
+    g->shards = shards;
+    g->shard_units = rh_alloc((size_t)(units * shards) + 1);
+    return g;
+}
+
+struct rh_graph *rh_graph_new(int64_t blocks, int64_t extra_units, int64_t files, int64_t shards)
+{
+    struct rh_graph *g = graph_alloc(1 + blocks + extra_units, shards);
+    g->blocks = blocks;
+    g->files = files;
+    for (int64_t u = 0; u < g->units && shards > 0; u++)
+        g->shard_units[(u % shards) * g->units + u] = 1;
+    return g;
+}
+
+void rh_graph_free(struct rh_graph *graph)
+{
+    if (!graph)
+        return;
+    rh_free(graph->shard_units);
+    rh_free(graph);
+}
+
+int64_t rh_graph_count(const struct rh_graph *graph, enum rh_op_id op)
+{
+    if (op == RH_OP_PLAN)
+        return 1;
+    if (!graph)
+        return 0;
+    switch (op) {
+    case RH_OP_FETCH:
+    case RH_OP_PACK:
+        return graph->units;
+    case RH_OP_SHARD:
+        return graph->shards;
+    case RH_OP_DIGEST:
+        return graph->files;
+    default:
+        return 1;
+    }
+}
+
+static enum rh_rc bounded_array(const struct rh_json *plan, const char *key, const char *what,
+                                size_t max, const struct rh_json **out, struct rh_error *err)
+{
+    enum rh_rc rc = rh_json_want_array(plan, key, what, out, err);
+    if (rc != RH_OK)
+        return rc;
+    size_t count = rh_json_count(*out);
+    if (count == 0 || count > max)
+        return rh_fail(err, RH_ERR_FORMAT, "%s: \"%s\" has %zu entries, allowed are 1 to %zu", what,
+                       key, count, max);
+    return RH_OK;
+}
+
+/* Blocks must be the units 1..B, in order: the numbering rule of docs/architecture.md. */
+static enum rh_rc count_blocks(const struct rh_json *units, const char *what, int64_t *out,
+                               struct rh_error *err)
+{
+    int64_t blocks = 0, position = 0;
+    for (const struct rh_json *u = rh_json_first(units); u; u = rh_json_next(u), position++) {
+        const char *kind;
+        enum rh_rc rc = rh_json_want_string(u, "kind", what, &kind, err);
+        if (rc != RH_OK)
+            return rc;
+        if (strcmp(kind, "block") != 0)
+            continue;
+        if (position != blocks + 1)
+            return rh_fail(err, RH_ERR_FORMAT,
+                           "%s: unit %lld is a block, but blocks must follow the head directly",
+                           what, (long long)position);
+        blocks++;
+    }
+    if (blocks == 0)
+        return rh_fail(err, RH_ERR_FORMAT, "%s: no unit of kind \"block\"", what);
+    *out = blocks;
+    return RH_OK;
+}
+
+static enum rh_rc place_output(struct rh_graph *g, const struct rh_json *output, const char *what,
+                               struct rh_error *err)
+{
+    int64_t unit, shard;
+    enum rh_rc rc = rh_json_want_int(output, "unit", what, &unit, err);
+    if (rc == RH_OK)
+        rc = rh_json_want_int(output, "shard", what, &shard, err);
+    if (rc != RH_OK)
+        return rc;
+    if (unit < 0 || unit >= g->units || shard < 0 || shard >= g->shards)
+        return rh_fail(
+            err, RH_ERR_FORMAT,
+            "%s: output of unit %lld in shard %lld, there are %lld units and %lld shards", what,
+            (long long)unit, (long long)shard, (long long)g->units, (long long)g->shards);
+    g->shard_units[shard * g->units + unit] = 1;
+    return RH_OK;
+}
+
+enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, struct rh_graph **out,
+                              struct rh_error *err)
+{
+    const struct rh_json *units, *files, *shards, *outputs;
+    int64_t blocks;
+    enum rh_rc rc = bounded_array(plan, "units", what, RH_GRAPH_UNITS_MAX, &units, err);
+    if (rc == RH_OK)
+        rc = bounded_array(plan, "files", what, RH_GRAPH_FILES_MAX, &files, err);
+    if (rc == RH_OK)
+        rc = bounded_array(plan, "shards", what, RH_GRAPH_SHARDS_MAX, &shards, err);
+    if (rc == RH_OK)
+        rc = bounded_array(plan, "outputs", what, 1u << 24, &outputs, err);
+    if (rc == RH_OK)
+        rc = count_blocks(units, what, &blocks, err);
+    if (rc != RH_OK)
+        return rc;
+    struct rh_graph *g = graph_alloc((int64_t)rh_json_count(units), (int64_t)rh_json_count(shards));
+    g->blocks = blocks;
+    g->files = (int64_t)rh_json_count(files);
+    for (const struct rh_json *o = rh_json_first(outputs); o && rc == RH_OK; o = rh_json_next(o))
+        rc = place_output(g, o, what, err);
+    if (rc != RH_OK) {
+        rh_graph_free(g);
+        return rc;
+    }
+    *out = g;
+    return RH_OK;
+}

@@ -1,0 +1,336 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "sched_internal.h"
+
+/* What a job needs before a task may run, what is handed out to whom, and how jobs end. */
+
+static bool ended(const struct rh_sched_job *job)
+{
+    return job->state >= RH_JOB_DONE;
+}
+
+static bool done(const struct rh_sched_job *job, enum rh_op_id op, int64_t index)
+{
+    const struct rh_sched_task *task = rh_sched_task_of(job, op, index);
+    return task && task->state == RH_TASK_DONE;
+}
+
+static bool all_done(const struct rh_sched_job *job, enum rh_op_id op)
+{
+    for (size_t i = 0; i < job->task_count; i++) {
+        if (job->tasks[i]->op == op && job->tasks[i]->state != RH_TASK_DONE)
+            return false;
+    }
+    return true;
+}
+
+int64_t rh_sched_current_block(const struct rh_sched_job *job)
+{
+    const struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
+    return tune ? tune->next : 0;
+}
+
+/* Unit of block b is b + 1; the units behind the blocks count as further blocks. */
+static bool in_window(const struct rh_sched_job *job, int64_t unit)
+{
+    int64_t block = rh_sched_current_block(job);
+    if (job->prefetch_blocks == 0 || block >= job->graph->blocks)
+        return true;
+    return unit <= block + 1 + job->prefetch_blocks;
+}
+
+static bool shard_ready(const struct rh_sched_job *job, int64_t shard)
+{
+    const struct rh_graph *g = job->graph;
+    for (int64_t u = 0; u < g->units; u++) {
+        if (g->shard_units[shard * g->units + u] && !done(job, RH_OP_PACK, u))
+            return false;
+    }
+    return true;
+}
+
+static bool needs_met(const struct rh_sched_task *task)
+{
+    const struct rh_sched_job *job = task->job;
+    if (task->op == RH_OP_PLAN)
+        return true;
+    if (!job->graph)
+        return false;
+    bool is_block = task->index >= 1 && task->index <= job->graph->blocks;
+    switch (task->op) {
+    case RH_OP_FETCH:
+        return in_window(job, task->index);
+    case RH_OP_TUNE:
+        return done(job, RH_OP_CALIBRATE, 0) && done(job, RH_OP_FETCH, 0) &&
+               done(job, RH_OP_FETCH, 1);
+    case RH_OP_PACK:
+        return done(job, RH_OP_FETCH, task->index) &&
+               (!is_block || task->index <= rh_sched_current_block(job));
+    case RH_OP_SHARD:
+        return shard_ready(job, task->index);
+    case RH_OP_FINALIZE:
+        return all_done(job, RH_OP_SHARD);
+    case RH_OP_PUBLISH:
+        return done(job, RH_OP_FINALIZE, 0) && all_done(job, RH_OP_SHARD) &&
+               all_done(job, RH_OP_DIGEST);
+    default: /* digest, calibrate: the plan alone */
+        return true;
+    }
+}
+
+bool rh_sched_ready(const struct rh_sched_task *task, int64_t now)
+{
+    const struct rh_sched_job *job = task->job;
+    return task->state == RH_TASK_WAITING && task->not_before <= now && task->commits == 0 &&
+           job->state == RH_JOB_RUNNING && job->desired == RH_DESIRED_RUN && !job->failing &&
+           needs_met(task);
+}
+
+/* -- Jobs ------------------------------------------------------------------------------------- */
+
+void rh_sched_job_state(struct rh_sched *s, struct rh_sched_job *job, enum rh_job_state state,
+                        const char *reason)
+{
+    static const char *const events[] = {"job.queued", "job.running", "job.blocked",  "job.paused",
+                                         "job.done",   "job.failed",  "job.cancelled"};
+    char *copy = rh_strdup(reason);
+    job->state = state;
+    rh_free(job->reason);
+    job->reason = copy;
+    rh_sched_save_job(s, job);
+    rh_sched_event(s, events[state], job, NULL, -1, reason, NULL);
+    if (ended(job))
+        rh_sched_push(s, RH_ACT_JOB_ENDED)->job = job;
+}
+
+static size_t live_tasks(const struct rh_sched_job *job)
+{
+    size_t live = 0;
+    for (size_t i = 0; i < job->task_count; i++) {
+        const struct rh_sched_task *t = job->tasks[i];
+        live += t->state == RH_TASK_LEASED || t->state == RH_TASK_COMMITTING || t->commits > 0;
+    }
+    return live;
+}
+
+static void wind_down(struct rh_sched *s, int64_t now, struct rh_sched_job *job, const char *why)
+{
+    for (size_t i = 0; i < job->task_count; i++) {
+        struct rh_sched_task *task = job->tasks[i];
+        if (task->state == RH_TASK_LEASED && !task->result_in && task->revoke_at == 0)
+            rh_sched_cancel_lease(s, now, task, why);
+    }
+}
+
+/* Looks whether what the operator wants, and what has happened, move the job's state. */
+void rh_sched_settle(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
+{
+    if (ended(job))
+        return;
+    bool cancel = job->desired == RH_DESIRED_CANCEL;
+    if (done(job, RH_OP_PUBLISH, 0)) {
+        if (live_tasks(job) == 0)
+            rh_sched_job_state(s, job, RH_JOB_DONE, NULL);
+        return;
+    }
+    if (cancel || job->failing) {
+        wind_down(s, now, job, cancel ? "the job was cancelled" : "the job failed");
+        if (live_tasks(job) == 0)
+            rh_sched_job_state(s, job, job->failing ? RH_JOB_FAILED : RH_JOB_CANCELLED,
+                               job->failing ? job->reason : "cancelled by the operator");
+        return;
+    }
+    bool pause = job->desired == RH_DESIRED_PAUSE;
+    struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
+    if (tune)
+        tune->stop_at_checkpoint = pause;
+    if (pause && job->state != RH_JOB_PAUSED && live_tasks(job) == 0)
+        rh_sched_job_state(s, job, RH_JOB_PAUSED, "paused by the operator");
+    else if (!pause && job->state == RH_JOB_PAUSED)
+        rh_sched_job_state(s, job, RH_JOB_QUEUED, NULL);
+}
+
+void rh_sched_fail_job(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
+                       const char *reason)
+{
+    if (!job->failing) {
+        job->failing = true;
+        rh_free(job->reason);
+        job->reason = rh_strdup(reason);
+        rh_sched_save_job(s, job);
+    }
+    rh_sched_settle(s, now, job);
+}
+
+enum rh_rc rh_sched_set_desired(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
+                                enum rh_desired desired, struct rh_error *err)
+{
+    if (job->state == RH_JOB_DONE)
+        return rh_fail(err, RH_ERR_ARGUMENT, "job %s is done already", job->id);
+    if (ended(job) && desired == RH_DESIRED_CANCEL)
+        return RH_OK;
+    if (ended(job) && desired == RH_DESIRED_PAUSE)
+        return rh_fail(err, RH_ERR_ARGUMENT, "job %s has ended (%s); resume it to go on", job->id,
+                       rh_job_state_name(job->state));
+    bool restart = desired == RH_DESIRED_RUN && (ended(job) || job->failing);
+    if (job->desired != desired) {
+        job->desired = desired;
+        rh_sched_save_job(s, job);
+        rh_sched_event(s, "job.desired", job, NULL, -1, rh_desired_name(desired), NULL);
+    }
+    for (size_t i = 0; restart && i < job->task_count; i++) {
+        struct rh_sched_task *task = job->tasks[i];
+        if (task->state == RH_TASK_DONE)
+            continue;
+        if (task->state == RH_TASK_FAILED)
+            task->state = RH_TASK_WAITING;
+        task->attempts = task->crashes = 0;
+        task->not_before = 0;
+        rh_sched_save_task(s, task);
+    }
+    job->failing = job->failing && !restart;
+    if (restart || (desired == RH_DESIRED_RUN && job->state == RH_JOB_BLOCKED))
+        rh_sched_job_state(s, job, RH_JOB_QUEUED, NULL);
+    rh_sched_settle(s, now, job);
+    return RH_OK;
+}
+
+void rh_sched_set_priority(struct rh_sched *s, int64_t now, struct rh_sched_job *job, int priority)
+{
+    job->priority = priority;
+    rh_sched_sort_jobs(s);
+    rh_sched_save_job(s, job);
+    char *text = rh_format("%d", priority);
+    rh_sched_event(s, "job.priority", job, NULL, -1, text, NULL);
+    rh_free(text);
+    rh_sched_settle(s, now, job);
+}
+
+/*
+ * One more job than there are tuning slots is active: its downloads fill the gap at the end of a
+ * tuning session, and more would only cost disk.
+ */
+void rh_sched_admit(struct rh_sched *s)
+{
+    size_t slots = 0, active = 0;
+    for (size_t i = 0; i < s->worker_count; i++) {
+        if (s->workers[i]->stage == RH_STAGE_QUANTIZE && s->workers[i]->connected)
+            slots += (size_t)s->workers[i]->slots;
+    }
+    size_t limit = (slots > 0 ? slots : 1) + 1;
+    for (size_t i = 0; i < s->job_count; i++)
+        active += s->jobs[i]->state == RH_JOB_RUNNING || s->jobs[i]->state == RH_JOB_BLOCKED;
+    for (size_t i = 0; i < s->job_count && active < limit; i++) {
+        if (s->jobs[i]->state == RH_JOB_QUEUED && s->jobs[i]->desired == RH_DESIRED_RUN) {
+            rh_sched_job_state(s, s->jobs[i], RH_JOB_RUNNING, NULL);
+            active++;
+        }
+    }
+}
+
+/* -- Giving out ------------------------------------------------------------------------------- */
+
+int rh_sched_leases(const struct rh_sched *s, const struct rh_sched_worker *worker)
+{
+    int leases = 0;
+    for (size_t j = 0; j < s->job_count; j++) {
+        const struct rh_sched_job *job = s->jobs[j];
+        for (size_t i = 0; i < job->task_count; i++)
+            leases += job->tasks[i]->state == RH_TASK_LEASED &&
+                      strcmp(job->tasks[i]->worker, worker->id) == 0;
+    }
+    return leases;
+}
+
+/* The free worker of a stage that has been quiet the longest would starve nobody either; the first
+ * in order of arrival keeps runs reproducible. */
+static struct rh_sched_worker *free_worker(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
+{
+    for (size_t i = 0; i < s->worker_count; i++) {
+        struct rh_sched_worker *w = s->workers[i];
+        if (w->stage == stage && w->connected && !w->draining && w->busy_until <= now &&
+            now - w->last_seen <= s->config.lease_ms / 3 && rh_sched_leases(s, w) < w->slots)
+            return w;
+    }
+    return NULL;
+}
+
+static struct rh_sched_task *best_task(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
+{
+    for (size_t j = 0; j < s->job_count; j++) {
+        struct rh_sched_job *job = s->jobs[j];
+        if (job->state != RH_JOB_RUNNING)
+            continue;
+        for (size_t i = 0; i < job->task_count; i++) {
+            if (rh_op_stage(job->tasks[i]->op) == stage && rh_sched_ready(job->tasks[i], now))
+                return job->tasks[i];
+        }
+    }
+    return NULL;
+}
+
+static void lease(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
+                  const struct rh_sched_worker *worker)
+{
+    task->epoch++;
+    task->state = RH_TASK_LEASED;
+    memcpy(task->worker, worker->id, sizeof task->worker);
+    task->incarnation = worker->incarnation;
+    task->lease_end = now + s->config.lease_ms;
+    task->accept_by = now + s->config.accept_ms;
+    task->started_at = task->moved_at = now;
+    task->revoke_at = 0;
+    task->progress_seq = 0;
+    task->expect = task->next;
+    task->started_block = task->next - 1;
+    task->early_results = 0;
+    task->result_in = false;
+    task->phase[0] = '\0';
+    task->done = task->total = 0;
+    rh_sched_save_task(s, task);
+    struct rh_action *a = rh_sched_push(s, RH_ACT_ASSIGN);
+    a->job = task->job;
+    a->task = task;
+    a->task_id = task->id;
+    a->epoch = task->epoch;
+    memcpy(a->worker, worker->id, sizeof a->worker);
+    rh_sched_event(s, "task.started", task->job, task, -1, NULL, NULL);
+}
+
+void rh_sched_dispatch(struct rh_sched *s, int64_t now)
+{
+    rh_sched_admit(s);
+    if (s->hold)
+        return;
+    for (int stage = 0; stage < RH_STAGE_COUNT; stage++) {
+        struct rh_sched_worker *worker;
+        while ((worker = free_worker(s, now, (enum rh_stage_id)stage))) {
+            struct rh_sched_task *task = best_task(s, now, (enum rh_stage_id)stage);
+            if (!task)
+                break;
+            lease(s, now, task, worker);
+        }
+    }
+}
+
+void rh_sched_tick(struct rh_sched *s, int64_t now)
+{
+    for (size_t i = 0; i < s->worker_count; i++) {
+        struct rh_sched_worker *w = s->workers[i];
+        if (w->connected && now - w->last_seen > s->config.lease_ms) {
+            w->connected = false;
+            rh_sched_event(s, "worker.lost", NULL, NULL, -1, w->id, NULL);
+        }
+    }
+    for (size_t j = 0; j < s->job_count; j++) {
+        struct rh_sched_job *job = s->jobs[j];
+        if (job->state == RH_JOB_BLOCKED && now >= job->blocked_until)
+            rh_sched_job_state(s, job, RH_JOB_RUNNING, NULL);
+        for (size_t i = 0; i < job->task_count; i++) {
+            if (job->tasks[i]->state == RH_TASK_LEASED)
+                rh_sched_expire(s, now, job->tasks[i]);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+#include "scheduler/scheduler.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "sched_internal.h"
+
+const struct rh_sched_config rh_sched_defaults = {
+    .lease_ms = 60000,
+    .accept_ms = 5000,
+    .grace_ms = 20000,
+    .stall_ms = 30 * 60000,
+    .blocked_ms = 30000,
+    .retry_ms = 2000,
+    .retry_max_ms = 300000,
+    .attempts_max = 10,
+    .crashes_max = 5,
+};
+
+static const char *const task_states[] = {"waiting", "leased", "committing", "done", "failed"};
+static const char *const job_states[] = {"queued", "running", "blocked",  "paused",
+                                         "done",   "failed",  "cancelled"};
+static const char *const desires[] = {"run", "pause", "cancel"};
+static const char *const verdicts[] = {"accepted", "duplicate", "stale", "rehello"};
+
+static bool name_index(const char *const *names, int count, const char *name, int *out)
+{
+    for (int i = 0; i < count; i++) {
+        if (strcmp(names[i], name) == 0) {
+            *out = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *rh_task_state_name(enum rh_task_state state)
+{
+    return task_states[state];
+}
+
+bool rh_task_state_from_name(const char *name, enum rh_task_state *out)
+{
+    int i;
+    if (!name_index(task_states, 5, name, &i))
+        return false;
+    *out = (enum rh_task_state)i;
+    return true;
+}
+
+const char *rh_job_state_name(enum rh_job_state state)
+{
+    return job_states[state];
+}
+
+bool rh_job_state_from_name(const char *name, enum rh_job_state *out)
+{
+    int i;
+    if (!name_index(job_states, 7, name, &i))
+        return false;
+    *out = (enum rh_job_state)i;
+    return true;
+}
+
+const char *rh_desired_name(enum rh_desired desired)
+{
+    return desires[desired];
+}
+
+bool rh_desired_from_name(const char *name, enum rh_desired *out)
+{
+    int i;
+    if (!name_index(desires, 3, name, &i))
+        return false;
+    *out = (enum rh_desired)i;
+    return true;
+}
+
+const char *rh_verdict_name(enum rh_verdict verdict)
+{
+    return verdicts[verdict];
+}
+
+struct rh_sched *rh_sched_new(const struct rh_sched_config *config)
+{
+    struct rh_sched *s = rh_alloc(sizeof *s);
+    s->config = *config;
+    s->next_task_id = 1;
+    return s;
+}
+
+static void job_free(struct rh_sched_job *job)
+{
+    for (size_t i = 0; i < job->task_count; i++) {
+        rh_free(job->tasks[i]->error);
+        rh_free(job->tasks[i]);
+    }
+    rh_free(job->tasks);
+    rh_free(job->reason);
+    rh_graph_free(job->graph);
+    rh_free(job);
+}
+
+void rh_sched_free(struct rh_sched *s)
+{
+    if (!s)
+        return;
+    struct rh_action action;
+    while (rh_sched_next(s, &action))
+        rh_action_done(&action);
+    for (size_t i = 0; i < s->job_count; i++)
+        job_free(s->jobs[i]);
+    for (size_t i = 0; i < s->worker_count; i++)
+        rh_free(s->workers[i]);
+    rh_free(s->jobs);
+    rh_free(s->workers);
+    rh_free(s->queue);
+    rh_free(s);
+}
+
+/* -- Actions ---------------------------------------------------------------------------------- */
+
+struct rh_action *rh_sched_push(struct rh_sched *s, enum rh_action_kind kind)
+{
+    if (s->queue_count == s->queue_capacity) {
+        s->queue_capacity = s->queue_capacity ? 2 * s->queue_capacity : 64;
+        s->queue = rh_realloc_array(s->queue, s->queue_capacity, sizeof *s->queue);
+    }
+    struct rh_action *a = &s->queue[s->queue_count++];
+    *a = (struct rh_action){.kind = kind, .block = -1};
+    return a;
+}
+
+bool rh_sched_next(struct rh_sched *s, struct rh_action *out)
+{
+    if (s->queue_first == s->queue_count) {
+        s->queue_first = s->queue_count = 0;
+        return false;
+    }
+    *out = s->queue[s->queue_first++];
+    return true;
+}
+
+void rh_action_done(struct rh_action *action)
+{
+    rh_free(action->text);
+    rh_free(action->data);
+    rh_free(action->held);
+    *action = (struct rh_action){0};
+}
+
+void rh_sched_save_task(struct rh_sched *s, struct rh_sched_task *task)
+{
+    struct rh_action *a = rh_sched_push(s, RH_ACT_SAVE_TASK);
+    a->job = task->job;
+    a->task = task;
+}
+
+void rh_sched_save_job(struct rh_sched *s, struct rh_sched_job *job)
+{
+    rh_sched_push(s, RH_ACT_SAVE_JOB)->job = job;
+}
+
+void rh_sched_event(struct rh_sched *s, const char *event, struct rh_sched_job *job,
+                    struct rh_sched_task *task, int64_t block, const char *text, const char *data)
+{
+    struct rh_action *a = rh_sched_push(s, RH_ACT_EVENT);
+    a->event = event;
+    a->job = job;
+    a->task = task;
+    a->block = block;
+    a->text = rh_strdup(text);
+    a->data = rh_strdup(data);
+    if (!task)
+        return;
+    a->epoch = task->epoch;
+    snprintf(a->worker, sizeof a->worker, "%s", task->worker);
+    const struct rh_sched_worker *w = rh_sched_worker(s, task->worker);
+    a->pid = w ? w->pid : 0;
+}
+
+/* -- Rows ------------------------------------------------------------------------------------- */
+
+static int compare_jobs(const void *a, const void *b)
+{
+    const struct rh_sched_job *x = *(struct rh_sched_job *const *)a;
+    const struct rh_sched_job *y = *(struct rh_sched_job *const *)b;
+    if (x->priority != y->priority)
+        return x->priority > y->priority ? -1 : 1;
+    return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+void rh_sched_sort_jobs(struct rh_sched *s)
+{
+    qsort(s->jobs, s->job_count, sizeof(struct rh_sched_job *), compare_jobs);
+}
+
+struct rh_sched_job *rh_sched_load_job(struct rh_sched *s, const struct rh_sched_job *row)
+{
+    struct rh_sched_job *job = rh_alloc(sizeof *job);
+    memcpy(job->id, row->id, sizeof job->id);
+    job->priority = row->priority;
+    job->seq = row->seq;
+    job->prefetch_blocks = row->prefetch_blocks;
+    job->desired = row->desired;
+    job->state = row->state;
+    job->reason = rh_strdup(row->reason);
+    job->user = row->user;
+    s->jobs = rh_realloc_array(s->jobs, s->job_count + 1, sizeof(struct rh_sched_job *));
+    s->jobs[s->job_count++] = job;
+    rh_sched_sort_jobs(s);
+    return job;
+}
+
+static struct rh_sched_task *add_task(struct rh_sched_job *job)
+{
+    struct rh_sched_task *task = rh_alloc(sizeof *task);
+    job->tasks = rh_realloc_array(job->tasks, job->task_count + 1, sizeof(struct rh_sched_task *));
+    job->tasks[job->task_count++] = task;
+    task->job = job;
+    task->started_block = -1;
+    return task;
+}
+
+void rh_sched_load_task(struct rh_sched *s, struct rh_sched_job *job,
+                        const struct rh_sched_task *row)
+{
+    struct rh_sched_task *task = add_task(job);
+    task->id = row->id;
+    task->op = row->op;
+    task->index = row->index;
+    task->last = row->last;
+    task->state = row->state == RH_TASK_COMMITTING ? RH_TASK_LEASED : row->state;
+    task->epoch = row->epoch;
+    task->attempts = row->attempts;
+    task->crashes = row->crashes;
+    task->next = row->next;
+    task->expect = row->next;
+    task->started_block = row->next - 1;
+    task->failure = row->failure;
+    task->error = rh_strdup(row->error);
+    memcpy(task->worker, row->worker, sizeof task->worker);
+    if (task->id >= s->next_task_id)
+        s->next_task_id = task->id + 1;
+}
+
+/* Order of tasks in a job: operation, then index. Dispatch takes the first that is ready. */
+static int compare_tasks(const void *a, const void *b)
+{
+    const struct rh_sched_task *x = *(struct rh_sched_task *const *)a;
+    const struct rh_sched_task *y = *(struct rh_sched_task *const *)b;
+    if (x->op != y->op)
+        return x->op < y->op ? -1 : 1;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+void rh_sched_expand(struct rh_sched *s, struct rh_sched_job *job)
+{
+    for (int op = 0; op < RH_OP_COUNT; op++) {
+        int64_t count = rh_graph_count(job->graph, (enum rh_op_id)op);
+        for (int64_t i = 0; i < count; i++) {
+            if (rh_sched_task_of(job, (enum rh_op_id)op, i))
+                continue;
+            struct rh_sched_task *task = add_task(job);
+            task->id = s->next_task_id++;
+            task->op = (enum rh_op_id)op;
+            task->index = i;
+            task->last = op == RH_OP_TUNE ? job->graph->blocks - 1 : i;
+            rh_sched_save_task(s, task);
+        }
+    }
+    qsort(job->tasks, job->task_count, sizeof(struct rh_sched_task *), compare_tasks);
+}
+
+void rh_sched_loaded(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
+                     struct rh_graph *graph)
+{
+    job->graph = graph;
+    rh_sched_expand(s, job);
+    for (size_t i = 0; i < job->task_count; i++) {
+        struct rh_sched_task *task = job->tasks[i];
+        if (task->state == RH_TASK_LEASED) {
+            task->lease_end = now + s->config.lease_ms;
+            task->moved_at = now;
+        }
+        if (task->state == RH_TASK_FAILED && job->state < RH_JOB_DONE)
+            job->failing = true;
+    }
+    rh_sched_settle(s, now, job);
+}
+
+void rh_sched_reserve_ids(struct rh_sched *s, int64_t first)
+{
+    if (first > s->next_task_id)
+        s->next_task_id = first;
+}
+
+void rh_sched_forget(struct rh_sched *s, struct rh_sched_job *job)
+{
+    for (size_t i = 0; i < s->job_count; i++) {
+        if (s->jobs[i] != job)
+            continue;
+        memmove(&s->jobs[i], &s->jobs[i + 1],
+                (s->job_count - i - 1) * sizeof(struct rh_sched_job *));
+        s->job_count--;
+        job_free(job);
+        return;
+    }
+}
+
+/* -- Look-up ---------------------------------------------------------------------------------- */
+
+struct rh_sched_job *rh_sched_find_job(struct rh_sched *s, const char *id)
+{
+    for (size_t i = 0; i < s->job_count; i++) {
+        if (strcmp(s->jobs[i]->id, id) == 0)
+            return s->jobs[i];
+    }
+    return NULL;
+}
+
+size_t rh_sched_job_count(const struct rh_sched *s)
+{
+    return s->job_count;
+}
+
+struct rh_sched_job *rh_sched_job_at(const struct rh_sched *s, size_t index)
+{
+    return s->jobs[index];
+}
+
+struct rh_sched_task *rh_sched_find_task(struct rh_sched *s, int64_t id)
+{
+    for (size_t j = 0; j < s->job_count; j++) {
+        for (size_t i = 0; i < s->jobs[j]->task_count; i++) {
+            if (s->jobs[j]->tasks[i]->id == id)
+                return s->jobs[j]->tasks[i];
+        }
+    }
+    return NULL;
+}
+
+struct rh_sched_task *rh_sched_task_of(const struct rh_sched_job *job, enum rh_op_id op,
+                                       int64_t index)
+{
+    for (size_t i = 0; i < job->task_count; i++) {
+        if (job->tasks[i]->op == op && job->tasks[i]->index == index)
+            return job->tasks[i];
+    }
+    return NULL;
+}
+
+struct rh_sched_worker *rh_sched_worker(const struct rh_sched *s, const char *id)
+{
+    for (size_t i = 0; i < s->worker_count; i++) {
+        if (strcmp(s->workers[i]->id, id) == 0)
+            return s->workers[i];
+    }
+    return NULL;
+}
+
+size_t rh_sched_worker_count(const struct rh_sched *s)
+{
+    return s->worker_count;
+}
+
+const struct rh_sched_worker *rh_sched_worker_at(const struct rh_sched *s, size_t index)
+{
+    return s->workers[index];
+}
+
+const struct rh_sched_worker *rh_sched_find_worker(const struct rh_sched *s, const char *id)
+{
+    return rh_sched_worker(s, id);
+}
+
+void rh_sched_hold(struct rh_sched *s, bool hold)
+{
+    s->hold = hold;
+}
