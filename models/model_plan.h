@@ -62,31 +62,36 @@ enum rh_unit_kind {
 
 /* One linear layer as the loader will see it (experts are separate linears). */
 struct rh_linear {
-    char *name;         /* "model.language_model.layers.0.mlp.experts.3.gate_proj" */
+    char *name; /* "model.language_model.layers.0.mlp.experts.3.gate_proj" */
     int64_t out_features;
     int64_t in_features;
-    char *source;       /* source tensor that holds the weight */
-    int64_t source_row; /* first row when the source is read as a matrix [*, in_features] */
+    char *source;        /* source tensor that holds the weight */
+    int64_t source_row;  /* first row when the source is read as a matrix [*, in_features] */
     enum rh_dtype dtype; /* of the source */
-    int bits;           /* 16: stays as it is */
-    int64_t group_size; /* as in the recipe; -1: whole row */
+    int bits;            /* 16: stays as it is */
+    int64_t group_size;  /* as in the recipe; -1: whole row */
     bool sym;
-    const char *why_16; /* static text when bits is 16: "shape", "ignored", "family" */
+    /* Static text when bits is 16: "shape" (rows or columns no multiple of 32), "ignored" (by the
+     * recipe), "family" (routers and gates), "mtp.method" (the recipe keeps the MTP head). */
+    const char *why_16;
 };
 
 struct rh_unit {
     size_t index; /* position in plan->units */
     enum rh_unit_kind kind;
-    int64_t block; /* layer number of a BLOCK, MTP layer number of an MTP unit, else -1 */
-    char *name;    /* "head", "block 3", "mtp", "visual", "tail" */
-    char *prefix;  /* "model.language_model.layers.3." for blocks */
+    int64_t block;       /* layer number of a BLOCK, MTP layer number of an MTP unit, else -1 */
+    char *name;          /* "head", "block 3", "mtp", "visual", "tail" */
+    char *prefix;        /* "model.language_model.layers.3." for blocks */
     enum rh_mixer mixer; /* of a BLOCK or MTP unit */
     /* Source tensors of the unit in checkpoint order; `file` indexes plan->files. */
     struct rh_source_tensor {
         struct rh_tensor_info info; /* name owned by the plan */
         size_t file;
         bool pass_through; /* goes to the output under the same name, byte for byte */
-    } *tensors;
+        /* When not: each linear with this source goes out packed, or, when it stays 16 bit beside
+         * quantized ones (an expert of a fused tensor), as "<linear>.weight", its rows as they are.
+         */
+    } * tensors;
     size_t tensor_count;
     uint64_t source_bytes;
     struct rh_linear *linears; /* in AutoRound's module order */
@@ -105,7 +110,7 @@ struct rh_output_tensor {
 };
 
 struct rh_output_shard {
-    char *name; /* "model-00001-of-00010.safetensors", "model_extra_tensors.safetensors" */
+    char *name;     /* "model-00001-of-00010.safetensors", "model_extra_tensors.safetensors" */
     uint64_t bytes; /* tensor data */
     size_t tensor_count;
 };
@@ -125,8 +130,11 @@ struct rh_model_plan {
     size_t output_count;
     struct rh_output_shard *shards;
     size_t shard_count;
-    struct rh_totals main, mtp, visual, all; /* of the output */
-    size_t quantized_linears, unquantized_linears;
+    struct rh_totals main, mtp, visual, all;       /* of the output */
+    size_t quantized_linears, unquantized_linears; /* of the decoder blocks; mtp counts apart */
+    struct rh_json *recipe; /* canonical form of the recipe that the plan was made for; owned */
+    char **names;           /* storage of the source tensors' names */
+    size_t name_count;
 };
 
 RH_MUST_USE enum rh_rc rh_model_config_read(const char *config_json_path,
@@ -134,16 +142,25 @@ RH_MUST_USE enum rh_rc rh_model_config_read(const char *config_json_path,
 void rh_model_config_done(struct rh_model_config *config);
 
 /*
- * Builds the plan from a checkpoint directory (headers suffice). Errors: RH_ERR_UNSUPPORTED names the
- * architecture and the supported ones; missing, unexpected and misshapen tensors are listed by name.
+ * Builds the plan from a checkpoint directory (headers suffice). Errors: RH_ERR_UNSUPPORTED names
+ * the architecture and the supported ones; missing, unexpected and misshapen tensors are listed by
+ * name.
  */
 RH_MUST_USE enum rh_rc rh_model_plan_new(const char *model_dir, const struct rh_recipe *recipe,
                                          struct rh_model_plan **out, struct rh_error *err);
-/* The stored form (plan.json of the store), and back. */
+/*
+ * The stored form (plan.json of the store), and back. It holds the inputs (config, recipe, source
+ * tensors), the shape of the job for the scheduler ("units", "files", "shards", and "outputs": how
+ * many tensors and bytes of a unit go into a shard) and the digest of all derived names and shapes.
+ * Reading derives everything again and refuses a plan whose digest differs: it was made by another
+ * version.
+ */
 struct rh_json *rh_model_plan_to_json(const struct rh_model_plan *plan);
 RH_MUST_USE enum rh_rc rh_model_plan_from_json(const struct rh_json *json, const char *what,
                                                struct rh_model_plan **out, struct rh_error *err);
 void rh_model_plan_free(struct rh_model_plan *plan);
+
+const char *rh_unit_kind_name(enum rh_unit_kind kind); /* "head", "block", ... */
 
 /* The unit of a block, NULL when there is none. */
 const struct rh_unit *rh_model_plan_block(const struct rh_model_plan *plan, int64_t block);
