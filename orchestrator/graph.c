@@ -164,7 +164,7 @@ enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, stru
                               struct rh_error *err)
 {
     const struct rh_json *units, *files, *shards, *outputs;
-    int64_t blocks;
+    int64_t blocks = 0;
     enum rh_rc rc = bounded_array(plan, "units", what, RH_GRAPH_UNITS_MAX, &units, err);
     if (rc == RH_OK)
         rc = bounded_array(plan, "files", what, RH_GRAPH_FILES_MAX, &files, err);

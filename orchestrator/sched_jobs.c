@@ -100,7 +100,7 @@ void rh_sched_job_state(struct rh_sched *s, struct rh_sched_job *job, enum rh_jo
     rh_free(job->reason);
     job->reason = copy;
     rh_sched_save_job(s, job);
-    rh_sched_event(s, events[state], job, NULL, -1, reason, NULL);
+    rh_sched_event(s, events[state], job, NULL, -1, job->reason, NULL);
     if (ended(job))
         rh_sched_push(s, RH_ACT_JOB_ENDED)->job = job;
 }
