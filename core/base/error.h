@@ -49,7 +49,7 @@ struct rh_error {
     int line;
 };
 
-#define RH_MUST_USE __attribute__((warn_unused_result))
+#define RH_MUST_USE     __attribute__((warn_unused_result))
 #define RH_PRINTF(f, a) __attribute__((format(printf, f, a)))
 
 /* Sets *err (NULL allowed) and returns rc. The failure class follows from rc: NO_SPACE and

@@ -19,11 +19,13 @@ RH_MUST_USE enum rh_rc rh_fs_read(const char *path, uint64_t max_bytes, char **o
 /* Durable, atomic replacement of path. */
 RH_MUST_USE enum rh_rc rh_fs_write(const char *path, const void *data, size_t size,
                                    struct rh_error *err);
-RH_MUST_USE enum rh_rc rh_fs_mkdirs(const char *path, struct rh_error *err); /* mode 0777 & ~umask */
+RH_MUST_USE enum rh_rc rh_fs_mkdirs(const char *path,
+                                    struct rh_error *err); /* mode 0777 & ~umask */
 RH_MUST_USE enum rh_rc rh_fs_sync_dir(const char *path, struct rh_error *err);
 /* Renames without ever replacing; RH_ERR_EXISTS when `to` is there. Syncs both parents. */
 RH_MUST_USE enum rh_rc rh_fs_rename_new(const char *from, const char *to, struct rh_error *err);
-RH_MUST_USE enum rh_rc rh_fs_remove_tree(const char *path, struct rh_error *err); /* absent is fine */
+RH_MUST_USE enum rh_rc rh_fs_remove_tree(const char *path,
+                                         struct rh_error *err); /* absent is fine */
 /* Copies a whole file durably; the digest of what was copied comes back in hex. */
 RH_MUST_USE enum rh_rc rh_fs_copy(const char *from, const char *to, char *out_sha256_hex,
                                   struct rh_error *err);

@@ -14,7 +14,7 @@ struct entry {
 struct rh_hash_map {
     struct entry *entries; /* in insertion order */
     size_t count, capacity;
-    uint32_t *slots; /* entry index + 1; 0: empty */
+    uint32_t *slots;   /* entry index + 1; 0: empty */
     size_t slot_count; /* a power of two, at least twice count */
 };
 

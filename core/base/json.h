@@ -8,9 +8,9 @@
 #include "error.h"
 
 /*
- * JSON values. json.c is the only file that sees cJSON. The parser is strict: one document,
- * no trailing bytes, no duplicate keys, depth at most 64, valid UTF-8.
- * A node belongs to the tree it hangs in; rh_json_free() is for roots.
+ * JSON values. The json*.c files are the only ones that see cJSON. The parser is strict: one
+ * document, no trailing bytes, no duplicate keys, depth at most 64, valid UTF-8. A node belongs to
+ * the tree it hangs in; rh_json_free() is for roots.
  */
 struct rh_json;
 
@@ -57,7 +57,8 @@ bool rh_json_is_null(const struct rh_json *node); /* true for absent and for nul
 RH_MUST_USE enum rh_rc rh_json_want_int(const struct rh_json *object, const char *key,
                                         const char *what, int64_t *out, struct rh_error *err);
 RH_MUST_USE enum rh_rc rh_json_want_string(const struct rh_json *object, const char *key,
-                                           const char *what, const char **out, struct rh_error *err);
+                                           const char *what, const char **out,
+                                           struct rh_error *err);
 RH_MUST_USE enum rh_rc rh_json_want_object(const struct rh_json *object, const char *key,
                                            const char *what, const struct rh_json **out,
                                            struct rh_error *err);
@@ -74,6 +75,8 @@ struct rh_json *rh_json_new_number(double value);
 struct rh_json *rh_json_new_bool(bool value);
 struct rh_json *rh_json_new_null(void);
 void rh_json_set(struct rh_json *object, const char *key, struct rh_json *child);
+/* As set, for a key that is known to be new: does not search, for objects with many members. */
+void rh_json_add(struct rh_json *object, const char *key, struct rh_json *child);
 void rh_json_set_string(struct rh_json *object, const char *key, const char *text);
 void rh_json_set_int(struct rh_json *object, const char *key, int64_t value);
 void rh_json_set_number(struct rh_json *object, const char *key, double value);

@@ -46,8 +46,8 @@ void rh_log(enum rh_log_level level, const char *event, const char *format, ...)
         return;
     char line[4096], when[32];
     rh_clock_format(rh_clock_unix_ns(), when);
-    int n = snprintf(line, sizeof(line), "%s %s %s %s ", when, level_names[level], program_name,
-                     event);
+    int n =
+        snprintf(line, sizeof(line), "%s %s %s %s ", when, level_names[level], program_name, event);
     size_t used = n > 0 ? (size_t)n : 0;
     va_list args;
     va_start(args, format);

@@ -9,15 +9,16 @@
  * Two tiers. Small allocations whose size does not come from input abort when memory is gone.
  * Anything sized by input or recipe goes through rh_try_alloc() and can fail.
  */
-void *rh_alloc(size_t size);                   /* zeroed; never NULL */
+void *rh_alloc(size_t size);                     /* zeroed; never NULL */
 void *rh_alloc_array(size_t count, size_t size); /* zeroed, overflow checked; never NULL */
 void *rh_realloc_array(void *p, size_t count, size_t size); /* new part not zeroed; never NULL */
-char *rh_strdup(const char *text);             /* NULL stays NULL */
+char *rh_strdup(const char *text);                          /* NULL stays NULL */
 char *rh_strndup(const char *text, size_t size);
 char *rh_format(const char *format, ...) RH_PRINTF(1, 2); /* owned by caller */
 
 /* 64-byte aligned, not zeroed; `what` names the object in the error. */
-RH_MUST_USE enum rh_rc rh_try_alloc(size_t size, const char *what, void **out, struct rh_error *err);
+RH_MUST_USE enum rh_rc rh_try_alloc(size_t size, const char *what, void **out,
+                                    struct rh_error *err);
 
 void rh_free(void *p); /* also for rh_try_alloc(); NULL allowed */
 
