@@ -1,5 +1,6 @@
 #include "tensor/dtype.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -12,11 +13,11 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[] = {
-    [RH_F64] = {"F64", 8},         [RH_I64] = {"I64", 8},         [RH_U64] = {"U64", 8},
-    [RH_F32] = {"F32", 4},         [RH_I32] = {"I32", 4},         [RH_U32] = {"U32", 4},
-    [RH_BF16] = {"BF16", 2},       [RH_F16] = {"F16", 2},         [RH_I16] = {"I16", 2},
-    [RH_U16] = {"U16", 2},         [RH_F8_E5M2] = {"F8_E5M2", 1}, [RH_F8_E4M3] = {"F8_E4M3", 1},
-    [RH_I8] = {"I8", 1},           [RH_U8] = {"U8", 1},           [RH_BOOL] = {"BOOL", 1},
+    [RH_F64] = {"F64", 8},   [RH_I64] = {"I64", 8},         [RH_U64] = {"U64", 8},
+    [RH_F32] = {"F32", 4},   [RH_I32] = {"I32", 4},         [RH_U32] = {"U32", 4},
+    [RH_BF16] = {"BF16", 2}, [RH_F16] = {"F16", 2},         [RH_I16] = {"I16", 2},
+    [RH_U16] = {"U16", 2},   [RH_F8_E5M2] = {"F8_E5M2", 1}, [RH_F8_E4M3] = {"F8_E4M3", 1},
+    [RH_I8] = {"I8", 1},     [RH_U8] = {"U8", 1},           [RH_BOOL] = {"BOOL", 1},
 };
 
 static const int dtype_count = (int)(sizeof(dtypes) / sizeof(dtypes[0]));
@@ -53,6 +54,13 @@ static inline float float_of(uint32_t bits)
     return x;
 }
 
+/* Written with masks: the compiler's own choice would be branches, which do not vectorise. */
+static inline uint32_t choose(bool condition, uint32_t yes, uint32_t no)
+{
+    uint32_t mask = 0u - (uint32_t)condition;
+    return (yes & mask) | (no & ~mask);
+}
+
 static inline float widen_bf16(uint16_t x)
 {
     return float_of((uint32_t)x << 16);
@@ -76,27 +84,30 @@ static inline float widen_f16(uint16_t x)
     uint32_t special = (magnitude << 13) + (224u << 23);
     /* A subnormal is a multiple of 2^-24; the product is exact and no subnormal float occurs. */
     uint32_t subnormal = bits_of((float)(int32_t)magnitude * 0x1p-24f);
-    uint32_t bits = magnitude < 0x0400u ? subnormal : normal;
-    bits = magnitude >= 0x7c00u ? special : bits;
+    uint32_t bits = choose((int32_t)magnitude < 0x0400, subnormal, normal);
+    bits = choose((int32_t)magnitude >= 0x7c00, special, bits);
     return float_of(bits | (uint32_t)(x & 0x8000u) << 16);
 }
 
 static inline uint16_t narrow_f16(float x)
 {
     uint32_t bits = bits_of(x);
-    int32_t magnitude = (int32_t)(bits & 0x7fffffffu);
-    int32_t odd = (magnitude >> 13) & 1;
-    int32_t normal = (magnitude - (112 << 23) + 0xfff + odd) >> 13;
-    normal = normal > 0x7c00 ? 0x7c00 : normal;
-    /* Below 2^-14 the sum with 0.5 has an ulp of 2^-24, the step of f16's subnormals: the addition
-     * itself rounds half to even. */
-    int32_t small = magnitude < 0x38800000 ? magnitude : 0;
-    int32_t subnormal = (int32_t)bits_of(float_of((uint32_t)small) + 0.5f) - 0x3f000000;
-    int32_t payload = (magnitude >> 13) & 0x3ff;
-    int32_t nan = 0x7c00 | (payload == 0 ? 0x200 : payload);
-    int32_t out = magnitude < 0x38800000 ? subnormal : normal;
-    out = magnitude > 0x7f800000 ? nan : out;
-    return (uint16_t)((uint32_t)out | (bits >> 16 & 0x8000u));
+    uint32_t magnitude = bits & 0x7fffffffu;
+    bool is_small = (int32_t)magnitude < 0x38800000;  /* 2^-14, the smallest normal number of f16 */
+    bool is_large = (int32_t)magnitude >= 0x47800000; /* 2^16 */
+    bool is_nan = (int32_t)magnitude > 0x7f800000;
+    uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    /* The sum with 0.5 has an ulp of 2^-24, the step of f16's subnormals: the addition itself
+     * rounds half to even. */
+    float small = float_of(choose(is_small, magnitude, 0));
+    uint32_t subnormal = bits_of(small + 0.5f) - 0x3f000000u;
+    /* A NaN keeps the payload that fits; one whose payload would vanish becomes quiet. */
+    uint32_t payload = magnitude >> 13 & 0x3ffu;
+    uint32_t nan = 0x7c00u | choose(payload == 0, 0x200u, payload);
+    uint32_t out = choose(is_small, subnormal, normal);
+    out = choose(is_large, 0x7c00u, out);
+    out = choose(is_nan, nan, out);
+    return (uint16_t)(out | (bits >> 16 & 0x8000u));
 }
 
 float rh_bf16_to_f32(uint16_t x)
