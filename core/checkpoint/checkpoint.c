@@ -148,6 +148,7 @@ enum rh_rc rh_checkpoint_open(const char *dir, bool headers_only, struct rh_chec
     const struct rh_json *map = NULL;
     char *path = rh_fs_join(dir, INDEX_NAME);
     enum rh_rc rc = RH_OK;
+    *out = NULL;
     c->dir = rh_strdup(dir);
     if (rh_fs_exists(path)) {
         rc = rh_json_read(path, INDEX_BYTES_MAX, &index, err);

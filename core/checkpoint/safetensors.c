@@ -234,6 +234,7 @@ static struct rh_safetensors *new_file(const char *path)
 enum rh_rc rh_safetensors_parse(const void *data, size_t size, uint64_t file_size, const char *what,
                                 struct rh_safetensors **out, struct rh_error *err)
 {
+    *out = NULL;
     if (size < LENGTH_BYTES || file_size < size)
         return rh_fail(err, RH_ERR_FORMAT, "%s: %zu bytes of a file of %" PRIu64 " hold no header",
                        what, size, file_size);
@@ -286,6 +287,7 @@ static enum rh_rc open_file(const char *path, bool header_only, struct rh_safete
     uint64_t length = 0;
     enum rh_rc rc = RH_OK;
     struct rh_safetensors *file = new_file(path);
+    *out = NULL;
     file->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (file->fd < 0 || fstat(file->fd, &st) != 0) {
         rc = rh_fail_errno(err, errno, "could not open %s", path);

@@ -35,7 +35,9 @@ RH_MUST_USE enum rh_rc rh_safetensors_open(const char *path, struct rh_safetenso
  * weights are elsewhere. Reading data from such a file is RH_ERR_IO. */
 RH_MUST_USE enum rh_rc rh_safetensors_open_header(const char *path, struct rh_safetensors **out,
                                                   struct rh_error *err);
-/* Header bytes only (for the fuzzer and for ranged downloads). file_size may exceed `size`. */
+/* From memory (for the fuzzer and for ranged downloads): data is the first `size` bytes of a file of
+ * file_size bytes and must reach to the end of the header; `what` names it in errors. Reading tensor
+ * data from it is RH_ERR_IO. */
 RH_MUST_USE enum rh_rc rh_safetensors_parse(const void *data, size_t size, uint64_t file_size,
                                             const char *what, struct rh_safetensors **out,
                                             struct rh_error *err);
@@ -54,18 +56,21 @@ RH_MUST_USE enum rh_rc rh_safetensors_read(const struct rh_safetensors *file,
 
 /*
  * Writer. All tensors are declared first, then their data follows in *declared* order; begin() lays
- * the file out in the reference writer's order (dtype as in enum rh_dtype, then name), so data may be
- * written in any order by index. The file appears under its name only at finish().
+ * the file out in the reference writer's order (dtype as in enum rh_dtype, then name), so data may
+ * be written in any order by index. The file appears under its name only at finish().
  */
 struct rh_safetensors_writer;
 
 struct rh_safetensors_writer *rh_safetensors_writer_new(const char *path);
-/* Returns the tensor's index. */
+/* Returns the tensor's index. rank <= RH_TENSOR_RANK_MAX and a known dtype are asserted; a duplicate
+ * name or an impossible shape is begin()'s error. */
 size_t rh_safetensors_writer_add(struct rh_safetensors_writer *w, const char *name,
                                  enum rh_dtype dtype, int rank, const int64_t *shape);
 /* Fixes the layout, reserves the file and writes the header (with {"format":"pt"} metadata). */
 RH_MUST_USE enum rh_rc rh_safetensors_writer_begin(struct rh_safetensors_writer *w,
                                                    struct rh_error *err);
+/* Bytes [begin, begin + size) of the tensor's data, in any order, none twice (RH_ERR_ARGUMENT). One
+ * thread at a time. The digest costs no second reading as long as the puts follow the file order. */
 RH_MUST_USE enum rh_rc rh_safetensors_writer_put(struct rh_safetensors_writer *w, size_t index,
                                                  uint64_t begin, const void *data, uint64_t size,
                                                  struct rh_error *err);
@@ -76,7 +81,8 @@ void rh_safetensors_writer_free(struct rh_safetensors_writer *w); /* aborts when
 
 /*
  * A checkpoint directory: model.safetensors.index.json when there is one, else every *.safetensors.
- * Opens all headers; a name in two files, an index entry without a tensor, a missing file are errors.
+ * Opens all headers; a name in two files, an index entry without a tensor, a missing file are
+ * errors.
  */
 struct rh_checkpoint;
 

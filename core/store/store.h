@@ -23,10 +23,12 @@ bool rh_store_has(const char *job_dir, const char *op, int64_t index);
 RH_MUST_USE enum rh_rc rh_store_seal(const char *dir, const char *op, int64_t index,
                                      const char *recipe_digest, const struct rh_json *meta,
                                      struct rh_error *err);
-/* Renames a sealed directory to its final place. RH_ERR_EXISTS when it is there already. */
+/* Renames a sealed directory to its final place. RH_ERR_EXISTS when it is there already;
+ * RH_ERR_ARGUMENT when it is not sealed or sealed as another op or index. */
 RH_MUST_USE enum rh_rc rh_store_commit(const char *sealed_dir, const char *job_dir, const char *op,
                                        int64_t index, struct rh_error *err);
-/* Sizes (and, when deep, digests) of a sealed directory against its MANIFEST.json. */
+/* Sizes (and, when deep, digests) of a sealed directory against its MANIFEST.json; a missing and an
+ * extra file are RH_ERR_FORMAT too. */
 RH_MUST_USE enum rh_rc rh_store_check(const char *dir, bool deep, struct rh_error *err);
 
 #endif
