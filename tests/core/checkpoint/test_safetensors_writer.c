@@ -1,0 +1,273 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fs.h"
+#include "base/mem.h"
+#include "base/sha256.h"
+#include "checkpoint/safetensors.h"
+
+static const char scales[] = "scales16";    /* F16 [4] */
+static const char codes[] = "abcdefghijkl"; /* I32 [3] */
+static const char bias[] = "bf";            /* BF16 [1] */
+
+struct fixture {
+    char dir[32];
+    char *path;
+};
+
+static size_t files_in(const struct fixture *f)
+{
+    char **names = NULL;
+    size_t count = 0;
+    assert_int_equal(rh_fs_list(f->dir, &names, &count, NULL), RH_OK);
+    rh_fs_list_free(names, count);
+    return count;
+}
+
+static struct rh_safetensors_writer *begin(const struct fixture *f)
+{
+    struct rh_safetensors_writer *w = rh_safetensors_writer_new(f->path);
+    assert_int_equal(rh_safetensors_writer_add(w, "l.scales", RH_F16, 1, (int64_t[]){4}), 0);
+    assert_int_equal(rh_safetensors_writer_add(w, "l.codes", RH_I32, 2, (int64_t[]){3, 1}), 1);
+    assert_int_equal(rh_safetensors_writer_add(w, "a \"quoted\\\n", RH_BF16, 0, NULL), 2);
+    assert_int_equal(rh_safetensors_writer_add(w, "empty", RH_F32, 1, (int64_t[]){0}), 3);
+    assert_int_equal(rh_safetensors_writer_begin(w, NULL), RH_OK);
+    return w;
+}
+
+static void put(struct rh_safetensors_writer *w, size_t index, uint64_t at, const char *data,
+                uint64_t size)
+{
+    struct rh_error err = {0};
+    if (rh_safetensors_writer_put(w, index, at, data, size, &err) != RH_OK)
+        fail_msg("%s", err.message);
+}
+
+static void check_file(const struct fixture *f, const char *digest)
+{
+    struct rh_safetensors *file = NULL;
+    struct rh_error err = {0};
+    char actual[RH_SHA256_HEX_SIZE];
+    char buffer[16];
+    assert_int_equal(rh_sha256_file(f->path, actual, NULL, NULL), RH_OK);
+    assert_string_equal(actual, digest);
+    if (rh_safetensors_open(f->path, &file, &err) != RH_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(rh_safetensors_count(file), 4);
+    static const char *const order[] = {"empty", "l.codes", "a \"quoted\\\n", "l.scales"};
+    for (size_t i = 0; i < 4; i++)
+        assert_string_equal(rh_safetensors_at(file, i)->name, order[i]);
+    assert_int_equal(rh_safetensors_at(file, 0)->offset % 8, 0);
+    assert_int_equal(
+        rh_safetensors_read(file, rh_safetensors_find(file, "l.codes"), 0, 12, buffer, NULL),
+        RH_OK);
+    assert_memory_equal(buffer, codes, 12);
+    assert_int_equal(
+        rh_safetensors_read(file, rh_safetensors_find(file, "l.scales"), 0, 8, buffer, NULL),
+        RH_OK);
+    assert_memory_equal(buffer, scales, 8);
+    assert_int_equal(rh_tensor_elements(rh_safetensors_find(file, "l.codes")), 3);
+    rh_safetensors_close(file);
+}
+
+static void every_order_of_writing_gives_the_same_file(void **state)
+{
+    struct fixture *f = *state;
+    char first[RH_SHA256_HEX_SIZE];
+    char second[RH_SHA256_HEX_SIZE];
+    char third[RH_SHA256_HEX_SIZE];
+    struct rh_safetensors_writer *w = begin(f);
+    put(w, 1, 0, codes, 12);
+    put(w, 2, 0, bias, 2);
+    put(w, 0, 0, scales, 8);
+    assert_int_equal(rh_safetensors_writer_finish(w, first, NULL), RH_OK);
+    rh_safetensors_writer_free(w);
+    check_file(f, first);
+
+    w = begin(f);
+    put(w, 0, 0, scales, 8);
+    put(w, 1, 0, codes, 12);
+    put(w, 2, 0, bias, 2);
+    assert_int_equal(rh_safetensors_writer_finish(w, second, NULL), RH_OK);
+    rh_safetensors_writer_free(w);
+    check_file(f, second);
+    assert_string_equal(first, second);
+
+    w = begin(f);
+    for (uint64_t i = 0; i < 8; i++)
+        put(w, 0, 7 - i, scales + 7 - i, 1);
+    for (uint64_t i = 0; i < 12; i += 2)
+        put(w, 1, i, codes + i, 1);
+    put(w, 2, 0, bias, 2);
+    for (uint64_t i = 1; i < 12; i += 2)
+        put(w, 1, i, codes + i, 1);
+    put(w, 3, 0, bias, 0);
+    assert_int_equal(rh_safetensors_writer_finish(w, third, NULL), RH_OK);
+    rh_safetensors_writer_free(w);
+    check_file(f, third);
+    assert_string_equal(first, third);
+    assert_int_equal(files_in(f), 1);
+}
+
+static void the_bytes_are_those_of_the_reference_writer(void **state)
+{
+    struct fixture *f = *state;
+    static const char expected[] =
+        "\x80\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"},"
+        "\"x\":{\"dtype\":\"I32\",\"shape\":[1,2],\"data_offsets\":[0,8]},"
+        "\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[8,9]}}" /* 130 characters */
+        "";
+    char *text = NULL;
+    size_t size = 0;
+    struct rh_safetensors_writer *w = rh_safetensors_writer_new(f->path);
+    rh_safetensors_writer_add(w, "a", RH_U8, 0, NULL);
+    rh_safetensors_writer_add(w, "x", RH_I32, 2, (int64_t[]){1, 2});
+    assert_int_equal(rh_safetensors_writer_begin(w, NULL), RH_OK);
+    put(w, 1, 0, "12345678", 8);
+    put(w, 0, 0, "9", 1);
+    assert_int_equal(rh_safetensors_writer_finish(w, NULL, NULL), RH_OK);
+    rh_safetensors_writer_free(w);
+    assert_int_equal(rh_fs_read(f->path, 1000, &text, &size, NULL), RH_OK);
+    size_t json = sizeof expected - 1 - 8;
+    size_t padded = (json + 7) / 8 * 8;
+    assert_int_equal(size, 8 + padded + 9);
+    assert_int_equal((unsigned char)text[0], padded);
+    assert_memory_equal(text + 1, expected + 1, 7 + json);
+    for (size_t i = json; i < padded; i++)
+        assert_int_equal(text[8 + i], ' ');
+    assert_memory_equal(text + 8 + padded, "123456789", 9);
+    rh_free(text);
+}
+
+static void missing_bytes_are_an_error_and_leave_no_file(void **state)
+{
+    struct fixture *f = *state;
+    struct rh_error err = {0};
+    struct rh_safetensors_writer *w = begin(f);
+    put(w, 1, 0, codes, 12);
+    put(w, 2, 0, bias, 2);
+    put(w, 0, 0, scales, 5);
+    put(w, 0, 6, scales + 6, 2);
+    assert_int_equal(rh_safetensors_writer_finish(w, NULL, &err), RH_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "tensor l.scales: byte 5 of 8"));
+    assert_false(rh_fs_exists(f->path));
+    rh_safetensors_writer_free(w);
+    assert_int_equal(files_in(f), 0);
+}
+
+static void writing_twice_or_too_far_is_an_error(void **state)
+{
+    struct fixture *f = *state;
+    struct rh_error err = {0};
+    struct rh_safetensors_writer *w = begin(f);
+    put(w, 0, 2, scales + 2, 4);
+    assert_int_equal(rh_safetensors_writer_put(w, 0, 5, scales, 1, &err), RH_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "second time"));
+    assert_int_equal(rh_safetensors_writer_put(w, 0, 0, scales, 3, &err), RH_ERR_ARGUMENT);
+    assert_int_equal(rh_safetensors_writer_put(w, 0, 0, scales, 8, &err), RH_ERR_ARGUMENT);
+    assert_int_equal(rh_safetensors_writer_put(w, 0, 3, scales, 1, &err), RH_ERR_ARGUMENT);
+    assert_int_equal(rh_safetensors_writer_put(w, 0, 1, scales, 8, &err), RH_ERR_ARGUMENT);
+    assert_int_equal(rh_safetensors_writer_put(w, 0, UINT64_MAX, scales, 2, &err), RH_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "tensor l.scales"));
+    rh_safetensors_writer_free(w);
+    assert_int_equal(files_in(f), 0);
+}
+
+static void the_name_appears_only_at_the_end(void **state)
+{
+    struct fixture *f = *state;
+    struct rh_safetensors_writer *w = begin(f);
+    assert_false(rh_fs_exists(f->path));
+    put(w, 0, 0, scales, 8);
+    put(w, 1, 0, codes, 12);
+    put(w, 2, 0, bias, 2);
+    assert_false(rh_fs_exists(f->path));
+    assert_int_equal(rh_safetensors_writer_finish(w, NULL, NULL), RH_OK);
+    assert_true(rh_fs_exists(f->path));
+    rh_safetensors_writer_free(w);
+    assert_true(rh_fs_exists(f->path));
+}
+
+static void bad_declarations_are_refused_at_begin(void **state)
+{
+    struct fixture *f = *state;
+    struct rh_error err = {0};
+    static const struct {
+        const char *name;
+        int64_t shape[2];
+        enum rh_rc rc;
+    } cases[] = {
+        {"first", {1, 1}, RH_ERR_ARGUMENT},
+        {"__metadata__", {1, 1}, RH_ERR_ARGUMENT},
+        {"w", {-1, 1}, RH_ERR_SHAPE},
+        {"w", {INT64_C(1) << 62, 1}, RH_ERR_SHAPE},
+        {"w", {INT64_C(1) << 40, INT64_C(1) << 40}, RH_ERR_SHAPE},
+        {"w", {INT64_C(1) << 54, 1}, RH_ERR_SHAPE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct rh_safetensors_writer *w = rh_safetensors_writer_new(f->path);
+        rh_safetensors_writer_add(w, "first", RH_U8, 1, (int64_t[]){1});
+        rh_safetensors_writer_add(w, cases[i].name, RH_F16, 2, cases[i].shape);
+        assert_int_equal(rh_safetensors_writer_begin(w, &err), cases[i].rc);
+        assert_non_null(strstr(err.message, cases[i].name));
+        rh_safetensors_writer_free(w);
+    }
+    assert_int_equal(files_in(f), 0);
+}
+
+/* No disk of this age holds 2^52 bytes; file systems refuse the reservation in one of two ways. */
+static void a_file_that_cannot_fit_fails_at_begin(void **state)
+{
+    struct fixture *f = *state;
+    struct rh_error err = {0};
+    struct rh_safetensors_writer *w = rh_safetensors_writer_new(f->path);
+    rh_safetensors_writer_add(w, "w", RH_U8, 1, (int64_t[]){INT64_C(1) << 52});
+    enum rh_rc rc = rh_safetensors_writer_begin(w, &err);
+    assert_true(rc == RH_ERR_NO_SPACE || rc == RH_ERR_IO);
+    assert_non_null(strstr(err.message, "could not reserve"));
+    rh_safetensors_writer_free(w);
+    assert_int_equal(files_in(f), 0);
+}
+
+static int set_up(void **state)
+{
+    struct fixture *f = rh_alloc(sizeof(*f));
+    strcpy(f->dir, "test-writer-XXXXXX");
+    if (!mkdtemp(f->dir))
+        return -1;
+    f->path = rh_fs_join(f->dir, "out.safetensors");
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+    int rc = rh_fs_remove_tree(f->dir, NULL);
+    rh_free(f->path);
+    rh_free(f);
+    return rc;
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(every_order_of_writing_gives_the_same_file),
+        TEST(the_bytes_are_those_of_the_reference_writer),
+        TEST(missing_bytes_are_an_error_and_leave_no_file),
+        TEST(writing_twice_or_too_far_is_an_error),
+        TEST(the_name_appears_only_at_the_end),
+        TEST(bad_declarations_are_refused_at_begin),
+        TEST(a_file_that_cannot_fit_fails_at_begin),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
