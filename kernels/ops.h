@@ -104,11 +104,11 @@ struct rh_head_gate {
     float *d_o, *dgate;
 };
 
-/* Causal depthwise convolution and silu: c_t = sum_j w[ch][j] u_{t-taps+1+j}, y = silu(c).
+/* Causal depthwise convolution and silu: c_t = sum_j w[j][ch] u_{t-taps+1+j}, y = silu(c).
  * u, du: rows of ldu; c, y, dy: [rows, channels]. Backward: du from dy and the saved c. */
 struct rh_conv_silu {
     int64_t batch, seq, channels, taps;
-    const float *u, *w; /* w: [channels, taps] */
+    const float *u, *w; /* w: [taps, channels] */
     int64_t ldu;
     float *c, *y;
     const float *dy;

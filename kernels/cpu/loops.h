@@ -1,0 +1,58 @@
+#ifndef RH_KERNELS_CPU_LOOPS_H
+#define RH_KERNELS_CPU_LOOPS_H
+
+#include <stdint.h>
+
+/*
+ * The inner loops over a row, compiled once per instruction set from loops.c. Sums run over 16 lanes
+ * whatever the instruction set, so all of them give the same bits. Rows may overlap only where the
+ * output is the input.
+ */
+struct rh_loops {
+    const char *name;
+    float (*dot)(const float *x, const float *y, int64_t n);
+    /* sum of x[i] y[i] z[i] */
+    float (*dot3)(const float *x, const float *y, const float *z, int64_t n);
+    float (*sum)(const float *x, int64_t n);
+    void (*add)(float *y, const float *x, int64_t n);            /* y += x */
+    void (*axpy)(float *y, float a, const float *x, int64_t n);  /* y += a x */
+    void (*scale)(float *y, float a, const float *x, int64_t n); /* y = a x */
+    void (*mul)(float *y, const float *x, int64_t n);            /* y *= x */
+    void (*mul_add)(float *y, const float *x, const float *w, int64_t n); /* y += x w */
+    void (*exp_minus)(float *y, const float *x, float max, int64_t n); /* y = exp(x - max) */
+    float (*max)(const float *x, int64_t n);
+    /* y = (1 + w) x r */
+    void (*offset_scale)(float *y, const float *x, const float *w, float r, int64_t n);
+    /* dx (+)= r ((1 + w) dy - x r m) */
+    void (*offset_norm_backward)(float *dx, const float *x, const float *w, const float *dy,
+                                 float r, float m, int accumulate, int64_t n);
+    /* sum of (1 + w) dy x */
+    float (*offset_dot)(const float *x, const float *w, const float *dy, int64_t n);
+    void (*silu_mul)(float *y, const float *gate, const float *up, int64_t n);
+    void (*silu_mul_backward)(float *dgate, float *dup, const float *gate, const float *up,
+                              const float *dy, int64_t n);
+    void (*sigmoid_mul)(float *a, const float *o, const float *gate, int64_t n);
+    void (*sigmoid_mul_backward)(float *d_o, float *dgate, const float *o, const float *gate,
+                                 const float *da, int64_t n);
+    void (*silu)(float *y, const float *x, int64_t n);
+    void (*silu_backward)(float *dx, const float *x, const float *dy, int64_t n);
+    /* y = w o r silu(z) */
+    void (*gated_norm)(float *y, const float *o, const float *z, const float *w, float r,
+                       int64_t n);
+    /* t = w dy silu(z), dz = dy w o r silu'(z); returns the sum of t o */
+    float (*gated_norm_backward)(float *t, float *dz, const float *o, const float *z,
+                                 const float *w, const float *dy, float r, int64_t n);
+    /* dx = r (t - x m) */
+    void (*norm_backward)(float *dx, const float *t, const float *x, float r, float m, int64_t n);
+    /* ds = p (dp - delta) scale */
+    void (*softmax_backward)(float *dp, const float *p, float delta, float scale, int64_t n);
+    /* grad = factor (pred - target); returns the sum of squares. grad may be NULL. */
+    float (*square_error)(float *grad, const float *pred, const float *target, float factor,
+                          int64_t n);
+};
+
+extern const struct rh_loops rh_loops_plain;
+extern const struct rh_loops rh_loops_avx2;
+extern const struct rh_loops rh_loops_avx512;
+
+#endif

@@ -1,0 +1,48 @@
+#include <cblas.h>
+#include <string.h>
+
+#include "ops_cpu.h"
+
+/* The tiling is part of the result: it never follows the number of threads. */
+#define TILE_M 128
+#define TILE_N 512
+
+void rh_cpu_gemm(enum rh_form form, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+{
+    cblas_sgemm(CblasRowMajor, form == RH_TN ? CblasTrans : CblasNoTrans,
+                form == RH_NT ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, alpha,
+                a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
+}
+
+struct job {
+    const struct rh_matmul *p;
+    int64_t tiles_n;
+};
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct job *job = arg;
+    const struct rh_matmul *p = job->p;
+    for (int64_t t = begin; t < end; t++) {
+        int64_t i = t / job->tiles_n * TILE_M;
+        int64_t j = t % job->tiles_n * TILE_N;
+        const float *a = p->a + (p->form == RH_TN ? i : i * p->lda);
+        const float *b = p->b + (p->form == RH_NT ? j * p->ldb : j);
+        rh_cpu_gemm(p->form, smaller(TILE_M, p->m - i), smaller(TILE_N, p->n - j), p->k, 1.0F, a,
+                    p->lda, b, p->ldb, p->accumulate ? 1.0F : 0.0F, p->c + i * p->ldc + j, p->ldc);
+    }
+}
+
+void rh_cpu_matmul(struct rh_backend *b, const struct rh_matmul *p)
+{
+    struct job job = {p, (p->n + TILE_N - 1) / TILE_N};
+    int64_t tiles_m = (p->m + TILE_M - 1) / TILE_M;
+    rh_parallel_for(b->pool, tiles_m * job.tiles_n, 1, run_tiles, &job);
+}

@@ -1,0 +1,48 @@
+#include "ops_cpu.h"
+
+#include <cblas.h>
+
+void rh_cpu_start(struct rh_backend *backend)
+{
+    /* The pool cuts the work; a second pool inside would fight it and make bytes depend on it. */
+    openblas_set_num_threads(1);
+    backend->loops = &rh_loops_plain;
+#ifdef RH_X86_KERNELS
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        backend->loops = &rh_loops_avx512;
+    else if (__builtin_cpu_supports("avx2"))
+        backend->loops = &rh_loops_avx2;
+#endif
+}
+
+const struct rh_ops rh_ops_cpu = {
+    .matmul = rh_cpu_matmul,
+    .expert_matmul = rh_cpu_expert_matmul,
+    .rms_norm = rh_cpu_rms_norm,
+    .rms_norm_backward = rh_cpu_rms_norm_backward,
+    .head_norm = rh_cpu_head_norm,
+    .head_norm_backward = rh_cpu_head_norm_backward,
+    .attention = rh_cpu_attention,
+    .attention_backward = rh_cpu_attention_backward,
+    .head_gate = rh_cpu_head_gate,
+    .head_gate_backward = rh_cpu_head_gate_backward,
+    .conv_silu = rh_cpu_conv_silu,
+    .conv_silu_backward = rh_cpu_conv_silu_backward,
+    .delta_inputs = rh_cpu_delta_inputs,
+    .delta_inputs_backward = rh_cpu_delta_inputs_backward,
+    .delta_rule_saved = rh_cpu_delta_rule_saved,
+    .delta_rule = rh_cpu_delta_rule,
+    .delta_rule_backward = rh_cpu_delta_rule_backward,
+    .gated_norm = rh_cpu_gated_norm,
+    .gated_norm_backward = rh_cpu_gated_norm_backward,
+    .route = rh_cpu_route,
+    .route_backward = rh_cpu_route_backward,
+    .dispatch = rh_cpu_dispatch,
+    .dispatch_backward = rh_cpu_dispatch_backward,
+    .swiglu = rh_cpu_swiglu,
+    .swiglu_backward = rh_cpu_swiglu_backward,
+    .combine = rh_cpu_combine,
+    .combine_backward = rh_cpu_combine_backward,
+    .mse = rh_cpu_mse,
+};
