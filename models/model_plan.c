@@ -87,6 +87,41 @@ out:
     return rc;
 }
 
+enum rh_rc rh_model_plan_from_tensors(struct rh_json *config, const struct rh_recipe *recipe,
+                                      const struct rh_tensor_info *tensors, size_t count,
+                                      const char *what, struct rh_model_plan **out,
+                                      struct rh_error *err)
+{
+    struct rh_model_plan *plan = rh_alloc(sizeof *plan);
+    struct rh_sources sources = {.count = count};
+    *out = NULL;
+    enum rh_rc rc = rh_config_from_json(config, what, &plan->config, err);
+    if (rc != RH_OK)
+        goto out;
+    plan->file_count = 1;
+    plan->files = rh_alloc_array(1, sizeof *plan->files);
+    plan->file_bytes = rh_alloc_array(1, sizeof *plan->file_bytes);
+    plan->files[0] = rh_strdup("tensors");
+    plan->names = rh_alloc_array(count + 1, sizeof *plan->names);
+    plan->name_count = count;
+    sources.items = rh_alloc_array(count + 1, sizeof *sources.items);
+    for (size_t i = 0; i < count; i++) {
+        sources.items[i].info = tensors[i];
+        sources.items[i].info.name = plan->names[i] = rh_strdup(tensors[i].name);
+        plan->file_bytes[0] += tensors[i].bytes;
+    }
+    plan->recipe = rh_json_copy(recipe->canonical);
+    rc = rh_plan_derive(recipe, &sources, what, plan, err);
+    if (rc != RH_OK)
+        goto out;
+    *out = plan;
+    plan = NULL;
+out:
+    rh_model_plan_free(plan);
+    rh_free(sources.items);
+    return rc;
+}
+
 static void unit_done(struct rh_unit *unit)
 {
     for (size_t i = 0; i < unit->linear_count; i++) {

@@ -149,6 +149,16 @@ void rh_model_config_done(struct rh_model_config *config);
 RH_MUST_USE enum rh_rc rh_model_plan_new(const char *model_dir, const struct rh_recipe *recipe,
                                          struct rh_model_plan **out, struct rh_error *err);
 /*
+ * The same for tensors that stand in no files: `tensors` (borrowed, names included) count as the
+ * contents of one file named "tensors". For the verifier, which imagines the source of a quantized
+ * checkpoint. config: a parsed config.json without quantization_config; adopted, also on error.
+ */
+RH_MUST_USE enum rh_rc rh_model_plan_from_tensors(struct rh_json *config,
+                                                  const struct rh_recipe *recipe,
+                                                  const struct rh_tensor_info *tensors,
+                                                  size_t count, const char *what,
+                                                  struct rh_model_plan **out, struct rh_error *err);
+/*
  * The stored form (plan.json of the store), and back. It holds the inputs (config, recipe, source
  * tensors), the shape of the job for the scheduler ("units", "files", "shards", and "outputs": how
  * many tensors and bytes of a unit go into a shard) and the digest of all derived names and shapes.
