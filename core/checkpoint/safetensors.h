@@ -35,9 +35,9 @@ RH_MUST_USE enum rh_rc rh_safetensors_open(const char *path, struct rh_safetenso
  * weights are elsewhere. Reading data from such a file is RH_ERR_IO. */
 RH_MUST_USE enum rh_rc rh_safetensors_open_header(const char *path, struct rh_safetensors **out,
                                                   struct rh_error *err);
-/* From memory (for the fuzzer and for ranged downloads): data is the first `size` bytes of a file of
- * file_size bytes and must reach to the end of the header; `what` names it in errors. Reading tensor
- * data from it is RH_ERR_IO. */
+/* From memory (for the fuzzer and for ranged downloads): data is the first `size` bytes of a file
+ * of file_size bytes and must reach to the end of the header; `what` names it in errors. Reading
+ * tensor data from it is RH_ERR_IO. */
 RH_MUST_USE enum rh_rc rh_safetensors_parse(const void *data, size_t size, uint64_t file_size,
                                             const char *what, struct rh_safetensors **out,
                                             struct rh_error *err);
@@ -62,15 +62,17 @@ RH_MUST_USE enum rh_rc rh_safetensors_read(const struct rh_safetensors *file,
 struct rh_safetensors_writer;
 
 struct rh_safetensors_writer *rh_safetensors_writer_new(const char *path);
-/* Returns the tensor's index. rank <= RH_TENSOR_RANK_MAX and a known dtype are asserted; a duplicate
- * name or an impossible shape is begin()'s error. */
+/* Returns the tensor's index. rank <= RH_TENSOR_RANK_MAX and a known dtype are asserted; a
+ * duplicate name or an impossible shape is begin()'s error. */
 size_t rh_safetensors_writer_add(struct rh_safetensors_writer *w, const char *name,
                                  enum rh_dtype dtype, int rank, const int64_t *shape);
-/* Fixes the layout, reserves the file and writes the header (with {"format":"pt"} metadata). */
+/* Fixes the layout, reserves the file (RH_ERR_NO_SPACE when it does not fit) and writes the header
+ * (with {"format":"pt"} metadata). */
 RH_MUST_USE enum rh_rc rh_safetensors_writer_begin(struct rh_safetensors_writer *w,
                                                    struct rh_error *err);
 /* Bytes [begin, begin + size) of the tensor's data, in any order, none twice (RH_ERR_ARGUMENT). One
- * thread at a time. The digest costs no second reading as long as the puts follow the file order. */
+ * thread at a time. The digest costs no second reading as long as the puts follow the file order.
+ */
 RH_MUST_USE enum rh_rc rh_safetensors_writer_put(struct rh_safetensors_writer *w, size_t index,
                                                  uint64_t begin, const void *data, uint64_t size,
                                                  struct rh_error *err);

@@ -170,20 +170,18 @@ static char *directory_of(const char *path)
     return slash == path ? rh_strdup("/") : rh_strndup(path, (size_t)(slash - path));
 }
 
-/* ".name.tmp" beside the target: what a writer that died left there is replaced. */
-static enum rh_rc make_temporary(struct rh_safetensors_writer *w, struct rh_error *err)
+/* Asks for the room first: a reservation that fails half way would have filled the disk for all. */
+static enum rh_rc reserve(const struct rh_safetensors_writer *w, struct rh_error *err)
 {
-    const char *slash = strrchr(w->path, '/');
-    const char *leaf = slash ? slash + 1 : w->path;
-    char *name = rh_format("%.*s.%s.tmp", (int)(leaf - w->path), w->path, leaf);
-    enum rh_rc rc = RH_OK;
-    w->fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (w->fd < 0) {
-        rc = rh_fail_errno(err, errno, "could not create %s", name);
-        rh_free(name);
+    uint64_t room = 0;
+    enum rh_rc rc = rh_fs_free_bytes(w->temporary, &room, err);
+    if (rc)
         return rc;
-    }
-    w->temporary = name;
+    if (w->file_size > room)
+        return rh_fail(err, RH_ERR_NO_SPACE,
+                       "could not reserve %" PRIu64 " bytes for %s, only %" PRIu64
+                       " are free: make room",
+                       w->file_size, w->path, room);
     int failed;
     do
         failed = posix_fallocate(w->fd, 0, (off_t)w->file_size);
@@ -192,9 +190,25 @@ static enum rh_rc make_temporary(struct rh_safetensors_writer *w, struct rh_erro
     if ((failed == EINVAL || failed == EOPNOTSUPP) && ftruncate(w->fd, (off_t)w->file_size) == 0)
         failed = 0;
     if (failed)
-        rc = rh_fail_errno(err, failed, "could not reserve %" PRIu64 " bytes for %s", w->file_size,
-                           w->path);
-    return rc;
+        return rh_fail_errno(err, failed, "could not reserve %" PRIu64 " bytes for %s",
+                             w->file_size, w->path);
+    return RH_OK;
+}
+
+/* ".name.tmp" beside the target: what a writer that died left there is replaced. */
+static enum rh_rc make_temporary(struct rh_safetensors_writer *w, struct rh_error *err)
+{
+    const char *slash = strrchr(w->path, '/');
+    const char *leaf = slash ? slash + 1 : w->path;
+    char *name = rh_format("%.*s.%s.tmp", (int)(leaf - w->path), w->path, leaf);
+    w->fd = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0) {
+        enum rh_rc rc = rh_fail_errno(err, errno, "could not create %s", name);
+        rh_free(name);
+        return rc;
+    }
+    w->temporary = name;
+    return reserve(w, err);
 }
 
 static enum rh_rc write_at(const struct rh_safetensors_writer *w, uint64_t offset, const void *data,
