@@ -52,5 +52,4 @@ RH_MUST_USE enum rh_rc rh_block_forward(struct rh_block *block, enum rh_weights 
 RH_MUST_USE enum rh_rc rh_block_backward(struct rh_block *block, const void *dy,
                                          struct rh_error *err);
 
-/* Final norm and head of a whole model, for evaluation and text generation. */
 #endif
