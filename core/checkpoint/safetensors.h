@@ -55,9 +55,9 @@ RH_MUST_USE enum rh_rc rh_safetensors_read(const struct rh_safetensors *file,
                                            uint64_t size, void *buffer, struct rh_error *err);
 
 /*
- * Writer. All tensors are declared first, then their data follows in *declared* order; begin() lays
- * the file out in the reference writer's order (dtype as in enum rh_dtype, then name), so data may
- * be written in any order by index. The file appears under its name only at finish().
+ * Writer. All tensors are declared first; begin() lays the file out in the reference writer's order
+ * (dtype as in enum rh_dtype, then name); data is then put by declared index, in any order. The file
+ * appears under its name only at finish(), until then it is ".<name>.tmp" beside it.
  */
 struct rh_safetensors_writer;
 
