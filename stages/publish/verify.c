@@ -9,7 +9,7 @@
 
 #include "verify_internal.h"
 
-#define PROBLEMS_KEPT 50
+#define PROBLEMS_KEPT 10
 
 static const char *const check_names[RH_VERIFY_COUNT] = {
     [RH_VERIFY_MANIFEST] = "manifest",
@@ -44,7 +44,7 @@ void verify_problem(struct verify *v, enum rh_verify_id check, const char *forma
     r->checks[check].state = RH_VERIFY_FAILED;
     r->ok = false;
     size_t max = v->options.problem_max ? v->options.problem_max : PROBLEMS_KEPT;
-    if (r->problem_count >= max)
+    if (r->checks[check].problems > max)
         return;
     char text[1024];
     va_list args;

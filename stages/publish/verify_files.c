@@ -89,12 +89,31 @@ out:
     return rc;
 }
 
+/* What a file repeats of the files before it. */
+struct repeats {
+    size_t count;
+    const char *first, *elsewhere; /* a tensor and the other file that has it */
+};
+
 static void found_twice(void *arg, const struct verify_tensor *first,
                         const struct verify_tensor *second)
 {
-    verify_problem(arg, RH_VERIFY_INDEX,
-                   "tensor %.200s is both in %s and in %s; loaders read every tensor of every file",
-                   second->info->name, first->file_name, second->file_name);
+    struct repeats *r = arg;
+    if (r->count++ > 0)
+        return;
+    r->first = second->info->name;
+    r->elsewhere = first->file_name;
+}
+
+/* Loaders read every tensor of every file that the index names, whatever it says of the tensor. */
+static void add_file(struct verify *v, const char *name, struct rh_safetensors *file)
+{
+    struct repeats r = {0};
+    verify_set_add(&v->output, name, file, found_twice, &r);
+    if (r.count > 0)
+        verify_problem(v, RH_VERIFY_INDEX,
+                       "tensor %.200s is both in %s and in %s, and so are %zu others", r.first,
+                       r.elsewhere, name, r.count - 1);
 }
 
 enum rh_rc verify_files(struct verify *v, struct rh_error *err)
@@ -114,7 +133,7 @@ enum rh_rc verify_files(struct verify *v, struct rh_error *err)
         if (rh_safetensors_open(path, &file, &why) != RH_OK)
             verify_problem(v, RH_VERIFY_FILES, "%s", why.message);
         else
-            verify_set_add(&v->output, names[i], file, found_twice, v);
+            add_file(v, names[i], file);
         rh_free(path);
     }
     rh_fs_list_free(names, count);
@@ -181,21 +200,22 @@ static void check_entries(struct verify *v, const struct rh_json *map, struct rh
     }
 }
 
+/* A file that the index does not know is one problem, not one for each of its tensors. */
 static void check_unlisted(struct verify *v, const struct rh_hash_map *listed,
                            const struct rh_hash_map *files)
 {
-    for (size_t i = 0; i < verify_set_count(&v->output); i++) {
-        const struct verify_tensor *t = verify_set_at(&v->output, i);
-        if (!rh_hash_map_find(listed, t->info->name))
-            verify_problem(v, RH_VERIFY_INDEX, "tensor %.200s of %s is not in " VERIFY_INDEX_NAME,
-                           t->info->name, t->file_name);
-    }
     for (size_t i = 0; i < v->output.file_count; i++) {
         if (!rh_hash_map_find(files, v->output.names[i]))
             verify_problem(v, RH_VERIFY_INDEX,
                            "%s is not named in " VERIFY_INDEX_NAME "; remove it or list its "
                            "tensors",
                            v->output.names[i]);
+    }
+    for (size_t i = 0; i < verify_set_count(&v->output); i++) {
+        const struct verify_tensor *t = verify_set_at(&v->output, i);
+        if (rh_hash_map_find(files, t->file_name) && !rh_hash_map_find(listed, t->info->name))
+            verify_problem(v, RH_VERIFY_INDEX, "tensor %.200s of %s is not in " VERIFY_INDEX_NAME,
+                           t->info->name, t->file_name);
     }
 }
 
