@@ -261,8 +261,9 @@ static void a_wrong_total_size_is_found(void **state)
 static void a_tensor_that_the_index_forgot_is_found(void **state)
 {
     (void)state;
-    char *dir = quantized_write(nano, &(struct mistakes){.index_skip = "lm_head.weight"});
-    expect_problem(dir, NULL, RH_VERIFY_INDEX, "tensor lm_head.weight of");
+    char *dir =
+        quantized_write(nano, &(struct mistakes){.index_skip = "model.language_model.norm.weight"});
+    expect_problem(dir, NULL, RH_VERIFY_INDEX, "tensor model.language_model.norm.weight of");
     remove_directory(dir);
 }
 
