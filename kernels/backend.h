@@ -19,12 +19,6 @@ struct rh_backend;
 /* threads 0: one per online processor. RH_ERR_ARGUMENT: unknown name. */
 RH_MUST_USE enum rh_rc rh_backend_new(const char *name, int threads, struct rh_backend **out,
                                       struct rh_error *err);
-/*
- * First thing in main() of a program that computes. An OpenBLAS older than the processor takes it for
- * an early one and leaves half of its vectors unused (0.3.21 on Zen 5: 1.35 times slower); this
- * starts the program once more with OPENBLAS_CORETYPE set. Does nothing when the variable is set.
- */
-void rh_backend_prefer_wide_blas(char **argv);
 void rh_backend_free(struct rh_backend *backend);
 const char *rh_backend_name(const struct rh_backend *backend);
 struct rh_thread_pool *rh_backend_pool(struct rh_backend *backend); /* borrowed */

@@ -56,7 +56,6 @@ static void bench(struct rh_backend *backend, const struct rh_model_plan *plan,
 
 int main(int argc, char **argv)
 {
-    rh_backend_prefer_wide_blas(argv);
     if (argc < 5) {
         fprintf(stderr, "usage: bench_block MODEL_DIR BATCH SEQ ITERATIONS [THREADS]\n");
         return 2;
