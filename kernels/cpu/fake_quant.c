@@ -1,10 +1,10 @@
-#include "kernels/quant_ops.h"
+#include "quant_ops/quant_ops.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-#include "kernels/fake_quant_group.h"
+#include "fake_quant_group.h"
 #include "quant/group.h"
 
 /* Rows of a chunk: small enough to spread narrow layers, large enough to hide the hand-out. */

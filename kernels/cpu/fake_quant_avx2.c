@@ -1,4 +1,4 @@
-#include "kernels/fake_quant_group.h"
+#include "fake_quant_group.h"
 
 #ifndef __AVX2__
 #error "compile this file with -mavx2 -mf16c"

@@ -1,4 +1,4 @@
-#include "kernels/fake_quant_group.h"
+#include "fake_quant_group.h"
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__)
 #error "compile this file with -mavx512f -mavx512bw -mf16c"

@@ -1,6 +1,9 @@
 /*
  * The loops over a group, written once for vectors of 16 lanes. The including file defines
  * struct rh_lanes, its operations and KERNEL_NAME before. Not a header in its own right.
+ *
+ * r stands second in the minimum and the maximum: of two zeros these return the second, and the
+ * plain loops keep r as well, sign included.
  */
 
 static void step(const struct rh_grid *grid, const float *w, float *v, const float *grad, int64_t n,
@@ -20,7 +23,7 @@ static void step(const struct rh_grid *grid, const float *w, float *v, const flo
         struct rh_lanes old = lanes_load(v + j);
         struct rh_lanes x = lanes_div(lanes_load(w + j), scale);
         struct rh_lanes r = lanes_round(lanes_add(x, old));
-        struct rh_lanes d = lanes_min(lanes_max(r, low), high);
+        struct rh_lanes d = lanes_min(high, lanes_max(low, r));
         struct rh_lanes dv = lanes_mul(lanes_keep_equal(g, r, d), scale);
         code = lanes_add(code, lanes_mul(g, d));
         weight = lanes_sub(weight, lanes_mul(dv, lanes_div(x, scale)));
@@ -48,7 +51,7 @@ static void forward(const struct rh_grid *grid, const float *w, const float *v, 
     for (int64_t j = 0; j < n; j += 16) {
         struct rh_lanes x = lanes_div(lanes_load(w + j), scale);
         struct rh_lanes r = lanes_round(lanes_add(x, lanes_load(v + j)));
-        struct rh_lanes d = lanes_min(lanes_max(r, low), high);
+        struct rh_lanes d = lanes_min(high, lanes_max(low, r));
         if (weight_q)
             lanes_store(weight_q + j, lanes_mul(scale, d));
         if (codes)

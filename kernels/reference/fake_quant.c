@@ -1,4 +1,4 @@
-#include "kernels/fake_quant_group.h"
+#include "fake_quant_group.h"
 
 #include <math.h>
 
