@@ -1,0 +1,180 @@
+/* The whole factory on nano: five daemons, real files, real processes. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/fs.h"
+#include "base/mem.h"
+#include "run.h"
+
+/* The first event of that kind; -1 stands for any index or block. */
+static const struct rh_json *find(const struct rh_json *log, const char *type, const char *op,
+                                  int64_t index, int64_t block)
+{
+    for (const struct rh_json *e = rh_json_first(rh_json_get(log, "events")); e;
+         e = rh_json_next(e)) {
+        int64_t i = -1;
+        int64_t b = -1;
+        const char *its_op = rh_json_string(rh_json_get(e, "op"));
+        rh_json_int(rh_json_get(e, "index"), &i);
+        rh_json_int(rh_json_get(e, "block"), &b);
+        if (strcmp(rh_json_string(rh_json_get(e, "type")), type) == 0 &&
+            (!op || (its_op && strcmp(its_op, op) == 0)) && (index < 0 || i == index) &&
+            (block < 0 || b == block))
+            return e;
+    }
+    fail_msg("no event %s %s index %lld block %lld", type, op ? op : "", (long long)index,
+             (long long)block);
+    return NULL;
+}
+
+static int64_t seq_of(const struct rh_json *event)
+{
+    int64_t seq = -1;
+    assert_true(rh_json_int(rh_json_get(event, "seq"), &seq));
+    return seq;
+}
+
+static void expect_between(const struct rh_json *log, const struct rh_json *event, int64_t block)
+{
+    int64_t from = seq_of(find(log, "block.started", NULL, -1, block));
+    int64_t to = seq_of(find(log, "block.done", NULL, -1, block));
+    assert_true(from < to);
+    assert_in_range(seq_of(event), from, to);
+}
+
+static void expect_five_processes(const struct rh_json *log)
+{
+    static const char *const ops[] = {"fetch", "calibrate", "tune", "pack", "publish"};
+    int64_t pids[5];
+    for (int i = 0; i < 5; i++) {
+        assert_true(rh_json_int(rh_json_get(find(log, "task.done", ops[i], -1, -1), "pid"),
+                                &pids[i]));
+        assert_true(pids[i] > 1);
+        for (int j = 0; j < i; j++)
+            assert_int_not_equal(pids[i], pids[j]);
+    }
+}
+
+/* Unit of block b is b + 1: while block 1 is tuned, block 2 is fetched and block 0 packed. */
+static void one_command_publishes_a_verified_checkpoint_and_stages_overlap(void **state)
+{
+    (void)state;
+    struct place place;
+    struct proc p;
+    place_make(&place);
+    run_whole(&place, "out", NULL, &p);
+    expect_exit(&p, 0);
+    assert_null(strchr(p.out, '\x1b'));
+    assert_null(strchr(p.err, '\x1b'));
+    proc_done(&p);
+    char *out = place_path(&place, "out");
+    proc_run(&p, 60, (const char *[]){"roundhouse", "verify", out, "--source", place.model, NULL});
+    expect_exit(&p, 0);
+    proc_done(&p);
+    struct rh_json *log = event_log(&place, "out");
+    expect_five_processes(log);
+    expect_between(log, find(log, "task.done", "fetch", 3, -1), 1);
+    expect_between(log, find(log, "task.done", "pack", 1, -1), 1);
+    rh_json_free(log);
+    rh_free(out);
+    place_done(&place);
+}
+
+static void the_number_of_threads_never_changes_a_byte(void **state)
+{
+    (void)state;
+    static const char *const threads[] = {"resources.threads=1", "resources.threads=2",
+                                          "resources.threads=3"};
+    struct place place;
+    place_make(&place);
+    char *first = NULL;
+    for (int i = 0; i < 3; i++) {
+        struct proc p;
+        const char *name = (const char *[]){"one", "two", "three"}[i];
+        run_whole(&place, name, (const char *[]){threads[i], NULL}, &p);
+        expect_exit(&p, 0);
+        proc_done(&p);
+        char *digest = weights_digest(&place, name);
+        if (first)
+            assert_string_equal(digest, first);
+        else
+            first = rh_strdup(digest);
+        rh_free(digest);
+    }
+    rh_free(first);
+    place_done(&place);
+}
+
+struct wanted {
+    const char *state;
+    const char *artifact;
+};
+
+static bool artifact_is_there(void *arg)
+{
+    const struct wanted *w = arg;
+    char *jobs = rh_fs_join(w->state, "jobs");
+    char **names = NULL;
+    size_t count = 0;
+    bool found = false;
+    if (rh_fs_list(jobs, &names, &count, NULL) == RH_OK && count > 0) {
+        char *path = rh_format("%s/%s/artifacts/%s", jobs, names[0], w->artifact);
+        found = rh_fs_exists(path);
+        rh_free(path);
+    }
+    rh_fs_list_free(names, count);
+    rh_free(jobs);
+    return found;
+}
+
+static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
+{
+    (void)state;
+    static const char *const settings[] = {"quant.iters=40", NULL};
+    struct place place;
+    struct proc p;
+    place_make(&place);
+    run_whole(&place, "calm", settings, &p);
+    expect_exit(&p, 0);
+    proc_done(&p);
+
+    run_start(&place, "killed", settings, &p);
+    char *job_state = place_path(&place, "killed.state");
+    struct wanted w = {job_state, "tune-00001"};
+    assert_true(wait_until(artifact_is_there, &w, 120));
+    sleep_ms(100);
+    pid_t victim = find_process("rh-quantize", job_state);
+    assert_true(victim > 0);
+    assert_int_equal(kill(victim, SIGKILL), 0);
+    proc_wait(&p, 300);
+    expect_exit(&p, 0);
+    proc_done(&p);
+
+    char *calm = weights_digest(&place, "calm");
+    char *killed = weights_digest(&place, "killed");
+    assert_string_equal(calm, killed);
+    struct rh_json *log = event_log(&place, "killed");
+    find(log, "worker.gone", NULL, -1, -1);
+    rh_json_free(log);
+    rh_free(calm);
+    rh_free(killed);
+    rh_free(job_state);
+    place_done(&place);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_command_publishes_a_verified_checkpoint_and_stages_overlap),
+        cmocka_unit_test(the_number_of_threads_never_changes_a_byte),
+        cmocka_unit_test(killing_the_tuner_in_block_2_costs_no_byte),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
