@@ -94,6 +94,14 @@ static void grid_at(struct rh_fake_quant *item, int64_t group, struct rh_grid *g
 {
     rh_grid_make(&item->scheme, item->lo[group], item->hi[group], &item->alpha[group],
                  &item->beta[group], grid);
+    /* Near its threshold a scale rounded down can push the zero point of 8 bits to 256, one past
+     * the last code and more than a byte holds. */
+    float last = (float)((1 << item->scheme.bits) - 1);
+    if (grid->zero > last) {
+        grid->zero = last;
+        grid->low = -last;
+        grid->high = 0.0F;
+    }
 }
 
 static void start_row(const struct pass *pass, struct rh_fake_quant *item, int64_t row, bool *ok)
