@@ -6,7 +6,6 @@
 #include <cmocka.h>
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/fs.h"
@@ -490,27 +489,6 @@ static void a_directory_that_is_not_there_is_an_error(void **state)
     rh_verify_report_done(&r);
 }
 
-/* A checkpoint of another writer, when its place is known. */
-static void a_checkpoint_of_auto_round_is_understood(void **state)
-{
-    (void)state;
-    const char *dir = getenv("RH_PEER_CHECKPOINT");
-    if (!dir)
-        skip();
-    struct rh_verify_report r;
-    struct rh_error err = {0};
-    if (rh_verify_checkpoint(dir, getenv("RH_PEER_SOURCE"), NULL, &r, &err) != RH_OK)
-        fail_msg("%s", err.message);
-    print_problems(&r);
-    /* Its 16-bit tensors may have another type; every packed one must be read right. */
-    assert_int_equal(r.checks[RH_VERIFY_FILES].problems, 0);
-    assert_int_equal(r.checks[RH_VERIFY_INVENTORY].problems, 0);
-    assert_int_equal(r.checks[RH_VERIFY_VALUES].problems, 0);
-    assert_int_equal(r.checks[RH_VERIFY_WEIGHTS].problems, 0);
-    assert_true(r.checks[RH_VERIFY_WEIGHTS].count > 100);
-    rh_verify_report_done(&r);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -542,7 +520,6 @@ int main(void)
         cmocka_unit_test(progress_can_end_the_work),
         cmocka_unit_test(problems_beyond_the_limit_are_counted_only),
         cmocka_unit_test(a_directory_that_is_not_there_is_an_error),
-        cmocka_unit_test(a_checkpoint_of_auto_round_is_understood),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
