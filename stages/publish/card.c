@@ -178,10 +178,12 @@ static void add_losses(struct card *c)
 {
     if (rh_json_count(c->p->blocks) == 0)
         return;
-    rh_strbuf_puts(&c->text,
-                   "Mean squared error of each block's output against the source's block, before "
-                   "tuning (rounded to nearest) and at the iteration that was kept:\n\n"
-                   "| block | before | after | ratio | iteration |\n|---|---|---|---|---|\n");
+    rh_strbuf_puts(
+        &c->text,
+        "Loss of each block (mean squared error of its output against the source's block, over "
+        "the rows of an iteration): at the first iteration, where weights are rounded to "
+        "nearest, and at the one that was kept.\n\n"
+        "| block | first | kept | ratio | iteration |\n|---|---|---|---|---|\n");
     for (const struct rh_json *b = rh_json_first(c->p->blocks); b; b = rh_json_next(b)) {
         int64_t block = 0, iteration = 0;
         double before = rh_json_number(rh_json_get(b, "init_loss"), 0);

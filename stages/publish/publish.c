@@ -72,6 +72,7 @@ static enum rh_rc verify(struct publication *p, const char *dir, struct rh_verif
     static const char local[] = "file:";
     const char *model = rh_task_model(p->task), *source = NULL;
     struct rh_verify_options options = {.progress = show_progress, .arg = p->task};
+    options.threads = (int)rh_task_recipe(p->task)->threads;
     if (strncmp(model, local, strlen(local)) == 0 && rh_fs_is_dir(model + strlen(local)))
         source = model + strlen(local);
     else

@@ -164,6 +164,24 @@ static enum rh_rc run(struct verify *v, struct rh_error *err)
     return rc;
 }
 
+/* Details were written before all problems were known. */
+static void finish(const struct verify *v)
+{
+    bool no_source = !v->source_dir && !v->options.source_job;
+    for (int i = 0; i < RH_VERIFY_COUNT; i++) {
+        struct rh_verify_check *c = &v->report->checks[i];
+        bool compares = i == RH_VERIFY_PASS_THROUGH || i == RH_VERIFY_WEIGHTS;
+        if (c->state == RH_VERIFY_FAILED)
+            snprintf(c->detail, sizeof c->detail, "%llu problem%s", (unsigned long long)c->problems,
+                     c->problems == 1 ? "" : "s");
+        else if (c->state == RH_VERIFY_SKIPPED && !c->detail[0])
+            snprintf(c->detail, sizeof c->detail, "%s",
+                     compares && no_source ? "no source to compare with"
+                     : v->options.quick    ? "quick reads no values"
+                                           : "earlier problems forbid it");
+    }
+}
+
 enum rh_rc rh_verify_checkpoint(const char *dir, const char *source_dir,
                                 const struct rh_verify_options *options,
                                 struct rh_verify_report *report, struct rh_error *err)
@@ -183,6 +201,7 @@ enum rh_rc rh_verify_checkpoint(const char *dir, const char *source_dir,
     if (source_dir && !rh_fs_is_dir(source_dir))
         return rh_fail(err, RH_ERR_NOT_FOUND, "source %s is no directory", source_dir);
     enum rh_rc rc = run(&v, err);
+    finish(&v);
     verify_set_done(&v.output);
     verify_set_done(&v.source);
     rh_json_free(v.manifest);

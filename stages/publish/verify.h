@@ -57,6 +57,7 @@ struct rh_verify_report {
 struct rh_verify_options {
     bool quick;         /* headers and sizes only: no digest, no value is read */
     size_t problem_max; /* texts kept of each check; 0: 10 */
+    int threads;        /* 0: one per processor; never changes the report */
     /* Instead of a source directory: a job directory whose plan and fetch artifacts hold it. */
     const char *source_job;
     /* Called now and then, NULL allowed; anything but RH_OK ends the work with that error.

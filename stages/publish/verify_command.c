@@ -29,21 +29,16 @@ static enum rh_rc draw(void *arg, const char *phase, uint64_t done, uint64_t tot
     return RH_OK;
 }
 
-static const char *detail_of(const struct rh_verify_check *check)
-{
-    return check->detail[0] ? check->detail : "nothing to compare with";
-}
-
 static void print_report(const struct rh_verify_report *r)
 {
     for (int i = 0; i < RH_VERIFY_COUNT; i++) {
         const struct rh_verify_check *c = &r->checks[i];
         if (c->state != RH_VERIFY_FAILED) {
-            printf("%-14s %-8s %s\n", c->name, rh_verify_state_name(c->state), detail_of(c));
+            printf("%-14s %-8s %s\n", c->name, rh_verify_state_name(c->state), c->detail);
             continue;
         }
         uint64_t shown = 0;
-        printf("%-14s %-8s %llu problems\n", c->name, "FAILED", (unsigned long long)c->problems);
+        printf("%-14s %-8s %s\n", c->name, "FAILED", c->detail);
         for (size_t k = 0; k < r->problem_count; k++) {
             if ((int)r->problems[k].check != i)
                 continue;

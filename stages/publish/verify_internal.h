@@ -2,6 +2,7 @@
 #define RH_PUBLISH_VERIFY_INTERNAL_H
 
 #include "base/hash_map.h"
+#include "base/thread_pool.h"
 #include "checkpoint/safetensors.h"
 #include "families/model_plan.h"
 #include "publish/verify.h"
@@ -38,8 +39,9 @@ struct verify {
     struct rh_model_plan *plan;
     bool plan_is_of_source; /* else it was made from the checkpoint's own tensors */
     struct verify_set output, source;
-    uint64_t done, total; /* progress of the phase, bytes */
-    uint64_t compared;    /* linears in report->error_mean */
+    struct rh_thread_pool *pool; /* while values are read */
+    uint64_t done, total;        /* progress of the phase, bytes */
+    uint64_t compared;           /* linears in report->error_mean */
 };
 
 /* Notes a problem of a check. */

@@ -15,6 +15,7 @@
 #define CORRELATION_MIN_2BIT 0.4
 /* Room for what other writers round differently (a scale kept in fp32 while dividing). */
 #define STEP_SLACK 0.02F
+#define ROW_GRAIN  16
 
 /* One quantized linear in memory. All members are owned. */
 struct packed {
@@ -189,7 +190,7 @@ static enum rh_rc unpack(struct verify *v, struct packed *p, struct rh_error *er
     return RH_OK;
 }
 
-/* Sums over a linear. */
+/* Sums over a row or a whole linear. */
 struct sums {
     double source, output, product, error; /* squares of w and w', w * w', (w - w')^2 */
     uint64_t off;                          /* weights further off than the bound */
@@ -219,6 +220,44 @@ static void add_group(const struct packed *p, int64_t row, int64_t g, float boun
         s->product += (double)w * (double)out;
         s->error += ((double)w - (double)out) * ((double)w - (double)out);
     }
+}
+
+struct row_job {
+    const struct packed *packed;
+    struct sums *rows;
+    float bound;
+};
+
+static void add_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const struct row_job *job = arg;
+    (void)thread;
+    for (int64_t row = begin; row < end; row++)
+        for (int64_t g = 0; g < job->packed->groups; g++)
+            add_group(job->packed, row, g, job->bound, &job->rows[row]);
+}
+
+/* Row by row in parallel, then added up in order: the same sums for any number of threads. */
+static enum rh_rc compare_rows(struct verify *v, const struct packed *p, float bound,
+                               struct sums *s, struct rh_error *err)
+{
+    void *memory = NULL;
+    int64_t count = p->linear->out_features;
+    enum rh_rc rc = rh_try_alloc((size_t)count * sizeof *s, "sums of rows", &memory, err);
+    if (rc != RH_OK)
+        return rc;
+    struct sums *rows = memory;
+    memset(rows, 0, (size_t)count * sizeof *rows);
+    rh_parallel_for(v->pool, count, ROW_GRAIN, add_rows, &(struct row_job){p, rows, bound});
+    for (int64_t i = 0; i < count; i++) {
+        s->source += rows[i].source;
+        s->output += rows[i].output;
+        s->product += rows[i].product;
+        s->error += rows[i].error;
+        s->off += rows[i].off;
+    }
+    rh_free(memory);
+    return RH_OK;
 }
 
 /* How far an offset can get: the steps lr_t = lr * (1 - t/T) add up to lr * (T + 1) / 2. */
@@ -287,9 +326,9 @@ static enum rh_rc check_linear(struct verify *v, const struct rh_linear *l, stru
         rc = unpack(v, &p, err);
         if (rc != RH_OK)
             goto out;
-        for (int64_t row = 0; row < l->out_features; row++)
-            for (int64_t g = 0; g < p.groups; g++)
-                add_group(&p, row, g, bound, &s);
+        rc = compare_rows(v, &p, bound, &s, err);
+        if (rc != RH_OK)
+            goto out;
         judge(v, &p, &s, bound);
         verify_ran(v, RH_VERIFY_WEIGHTS, 1);
     }
@@ -404,6 +443,7 @@ enum rh_rc verify_values(struct verify *v, struct rh_error *err)
     enum rh_rc rc = rh_try_alloc(2 * VERIFY_CHUNK, "comparison buffers", &buffers, err);
     v->done = 0;
     v->total = v->report->bytes;
+    v->pool = rh_thread_pool_new(v->options.threads);
     for (size_t u = 0; u < v->plan->unit_count && rc == RH_OK; u++) {
         const struct rh_unit *unit = &v->plan->units[u];
         for (size_t i = 0; i < unit->linear_count && rc == RH_OK; i++) {
@@ -419,6 +459,8 @@ enum rh_rc verify_values(struct verify *v, struct rh_error *err)
             rc = check_plain(v, linears, t, buffers, err);
     }
     describe(v);
+    rh_thread_pool_free(v->pool);
+    v->pool = NULL;
     rh_free(buffers);
     rh_hash_map_free(linears);
     return rc;
