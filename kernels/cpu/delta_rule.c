@@ -1,4 +1,3 @@
-#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
@@ -100,11 +99,8 @@ static void solve(const struct rh_loops *loops, const struct rh_delta_rule *p,
         loops->scale(k->w + i * p->key_size, beta * rh_delta_exp(k->c[i]), k->k + i * ldk,
                      p->key_size);
     }
-    int n = (int)k->n;
-    cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasUnit, n,
-                (blasint)p->value_size, 1.0F, l, n, k->u, (blasint)p->value_size);
-    cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasUnit, n,
-                (blasint)p->key_size, 1.0F, l, n, k->w, (blasint)p->key_size);
+    loops->solve_lower(l, k->n, k->u, p->value_size);
+    loops->solve_lower(l, k->n, k->w, p->key_size);
 }
 
 /* O = diag(e^c) Q S + P R */

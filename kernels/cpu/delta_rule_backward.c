@@ -1,4 +1,3 @@
-#include <cblas.h>
 #include <string.h>
 
 #include "delta_chunk.h"
@@ -129,14 +128,12 @@ static void state_backward(const struct rh_loops *loops, const struct rh_delta_r
 static void solve(const struct rh_loops *loops, const struct rh_delta_rule *p,
                   const struct rh_delta_chunk *k, float *dv_out, struct work *w)
 {
-    int n = (int)k->n;
+    int64_t n = k->n;
     int64_t dk = p->key_size;
     int64_t dv = p->value_size;
     rh_delta_chunk_lower(p, k, w->l);
-    cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasUnit, n, (blasint)dv, 1.0F,
-                w->l, n, w->dr, (blasint)dv);
-    cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasUnit, n, (blasint)dk, 1.0F,
-                w->l, n, w->dw, (blasint)dk);
+    loops->solve_lower_transposed(w->l, n, w->dr, dv);
+    loops->solve_lower_transposed(w->l, n, w->dw, dk);
     for (int64_t i = 0; i < n; i++) {
         const float *key = k->k + i * p->key_heads * dk;
         float beta = k->beta[i * p->value_heads];

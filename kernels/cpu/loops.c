@@ -232,6 +232,42 @@ static void softmax_backward(float *dp, const float *p, float delta, float facto
 #undef BODY
 }
 
+/* One row of a triangular solve: x_i -= sum of l[j] x_j over j in [from, to). */
+static inline void solve_row(const float *l, int64_t step, int64_t from, int64_t to, float *x,
+                             int64_t i, int64_t n)
+{
+    float *own = x + i * n;
+    int64_t w = 0;
+    for (; w + 2 * LANES <= n; w += 2 * LANES) {
+        v16 a = load(own + w), b = load(own + w + LANES);
+        for (int64_t j = from; j < to; j++) {
+            a -= l[j * step] * load(x + j * n + w);
+            b -= l[j * step] * load(x + j * n + w + LANES);
+        }
+        store(own + w, a);
+        store(own + w + LANES, b);
+    }
+    for (; w < n; w += LANES) {
+        int64_t part = n - w < LANES ? n - w : LANES;
+        v16 a = load_part(own + w, part);
+        for (int64_t j = from; j < to; j++)
+            a -= l[j * step] * load_part(x + j * n + w, part);
+        store_part(own + w, a, part);
+    }
+}
+
+static void solve_lower(const float *l, int64_t n, float *x, int64_t width)
+{
+    for (int64_t i = 1; i < n; i++)
+        solve_row(l + i * n, 1, 0, i, x, i, width);
+}
+
+static void solve_lower_transposed(const float *l, int64_t n, float *x, int64_t width)
+{
+    for (int64_t i = n - 2; i >= 0; i--)
+        solve_row(l + i, n, i + 1, n, x, i, width);
+}
+
 static float square_error(float *grad, const float *pred, const float *target, float factor,
                           int64_t n)
 {
@@ -281,5 +317,7 @@ const struct rh_loops RH_LOOPS = {
     .gated_norm_backward = gated_norm_backward,
     .norm_backward = norm_backward,
     .softmax_backward = softmax_backward,
+    .solve_lower = solve_lower,
+    .solve_lower_transposed = solve_lower_transposed,
     .square_error = square_error,
 };

@@ -46,6 +46,9 @@ struct rh_loops {
     void (*norm_backward)(float *dx, const float *t, const float *x, float r, float m, int64_t n);
     /* ds = p (dp - delta) scale */
     void (*softmax_backward)(float *dp, const float *p, float delta, float scale, int64_t n);
+    /* x[n, width] <- (I + L)^-1 x, or (I + L)^-T x; L [n, n], what is below its diagonal counts. */
+    void (*solve_lower)(const float *l, int64_t n, float *x, int64_t width);
+    void (*solve_lower_transposed)(const float *l, int64_t n, float *x, int64_t width);
     /* grad = factor (pred - target); returns the sum of squares. grad may be NULL. */
     float (*square_error)(float *grad, const float *pred, const float *target, float factor,
                           int64_t n);

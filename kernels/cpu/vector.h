@@ -40,16 +40,19 @@ RH_INLINE void store_part(float *p, v16 v, int64_t count)
     memcpy(p, all, (size_t)count * sizeof *p);
 }
 
+typedef float v8 __attribute__((vector_size(32)));
+typedef float v4 __attribute__((vector_size(16)));
+
 /* Halves added to halves: the same tree everywhere. */
 RH_INLINE float sum_lanes(v16 v)
 {
-    float x[RH_LANES];
-    store(x, v);
-    for (int width = RH_LANES / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; i++)
-            x[i] += x[i + width];
-    }
-    return x[0];
+    v8 eights[2];
+    v4 fours[2];
+    memcpy(eights, &v, sizeof v);
+    eights[0] += eights[1];
+    memcpy(fours, eights, sizeof fours);
+    fours[0] += fours[1];
+    return (fours[0][0] + fours[0][2]) + (fours[0][1] + fours[0][3]);
 }
 
 /* mask: all ones or all zeros in a lane */
