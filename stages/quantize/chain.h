@@ -1,0 +1,45 @@
+#ifndef RH_TUNING_CHAIN_H
+#define RH_TUNING_CHAIN_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "checkpoint/safetensors.h"
+
+/*
+ * The activations between two blocks on all calibration rows: `fp`, of the source model, and
+ * `quant`, what the next block is tuned on (of the quantized model; the same as fp without
+ * enable_quanted_input). Host memory, [samples, seq, hidden] each.
+ */
+struct rh_chain {
+    int64_t samples, seq, hidden;
+    float *fp, *quant;
+};
+
+/* Token ids: input_ids I32 [samples, seq] of an ids.safetensors. */
+struct rh_token_rows {
+    int64_t samples, seq;
+    int32_t *ids; /* owned */
+};
+
+/* RH_ERR_FORMAT for another shape or type and for ids outside 0..vocab_size-1. */
+RH_MUST_USE enum rh_rc rh_token_rows_read(const char *path, int64_t vocab_size,
+                                          struct rh_token_rows *out, struct rh_error *err);
+void rh_token_rows_done(struct rh_token_rows *rows);
+
+RH_MUST_USE enum rh_rc rh_chain_new(int64_t samples, int64_t seq, int64_t hidden,
+                                    struct rh_chain *out, struct rh_error *err);
+void rh_chain_done(struct rh_chain *chain);
+
+/* Both chains = rows of the embedding matrix `name` ([vocab_size, hidden], BF16, F16 or F32). */
+RH_MUST_USE enum rh_rc rh_chain_embed(struct rh_chain *chain, const struct rh_token_rows *rows,
+                                      const struct rh_safetensors *head, const char *name,
+                                      struct rh_error *err);
+
+/* chain.safetensors: fp and quant, F32 [samples, seq, hidden]. Reading refuses other shapes. */
+RH_MUST_USE enum rh_rc rh_chain_read(struct rh_chain *chain, const char *path,
+                                     struct rh_error *err);
+RH_MUST_USE enum rh_rc rh_chain_write(const struct rh_chain *chain, const char *path,
+                                      struct rh_error *err);
+
+#endif

@@ -1,0 +1,29 @@
+#ifndef RH_TUNING_REPORT_H
+#define RH_TUNING_REPORT_H
+
+#include "base/json.h"
+#include "tuning/tuner.h"
+
+/* What is worth knowing about a tuned block. */
+struct rh_block_report {
+    int64_t block, iters;
+    struct rh_tune_result result;
+    double final_loss; /* of the result, over all calibration rows */
+    size_t linears;    /* quantized ones */
+    int64_t experts;
+    const int64_t *tokens;  /* [experts]: tokens routed on the source chain */
+    const int64_t *reached; /* [experts]: tokens routed in the minibatches */
+};
+
+/*
+ * report.json: {block, iters, init_loss, best_loss, best_iter, final_loss, linears,
+ * experts: {tokens: [...], without_tokens, untuned: [...]}}. untuned lists the experts that no
+ * minibatch reached: they are rounded to nearest. No times: artifacts are the same bytes for the
+ * same inputs. With iters = 0 the three losses are that of all rows.
+ */
+struct rh_json *rh_block_report_json(const struct rh_block_report *report); /* owned by caller */
+
+/* For the event log: {seconds, init_loss, best_loss, best_iter, final_loss}. */
+struct rh_json *rh_block_report_metrics(const struct rh_block_report *report, double seconds);
+
+#endif

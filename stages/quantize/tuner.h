@@ -1,0 +1,77 @@
+#ifndef RH_TUNING_TUNER_H
+#define RH_TUNING_TUNER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "models/block.h"
+#include "quant_ops/quant_ops.h"
+
+/*
+ * The tuning loop of one block (docs/numerics.md, "The tuning loop"). Pure computation: no files,
+ * no random numbers, no clock. Same inputs, same bytes, for any number of threads.
+ */
+
+struct rh_tune_options {
+    int64_t iters;      /* 0: plain round to nearest */
+    int64_t rows;       /* rows of an iteration */
+    int64_t batch_size; /* rows of one forward and backward; the gradients of an iteration's batches
+                         * are summed before the step */
+    double lr;          /* 0: 1 / iters */
+    double minmax_lr;   /* 0: lr */
+    bool minmax;        /* tune alpha and beta */
+};
+
+/* All borrowed, host memory. */
+struct rh_tune_data {
+    int64_t samples, seq, hidden;
+    const float *input;   /* [samples, seq, hidden]: what the quantized block sees */
+    const float *target;  /* [samples, seq, hidden]: what it should give */
+    const int64_t *order; /* [iters, rows]: the samples of each iteration */
+};
+
+struct rh_tune_result {
+    double init_loss; /* of iteration 0: round to nearest on its rows */
+    double best_loss; /* lowest loss of an iteration's rows; the first of equals counts */
+    int64_t best_iter;
+};
+
+/* Called once an iteration, after its step; an error ends the loop. */
+struct rh_tune_watch {
+    enum rh_rc (*each)(void *arg, int64_t iter, double loss, double best_loss,
+                       struct rh_error *err);
+    void *arg;
+};
+
+/* The parameters of a block's linears, and the buffers of the loop. */
+struct rh_tuner;
+
+/*
+ * The block must be reserved for options->batch_size x data->seq, with backward unless iters is 0,
+ * and outlive the tuner. Leaves the block's weight_q at round to nearest. RH_ERR_NUMERIC names a
+ * damaged linear.
+ */
+RH_MUST_USE enum rh_rc rh_tuner_new(struct rh_backend *backend, struct rh_block *block,
+                                    const struct rh_tune_options *options, int64_t seq,
+                                    int64_t hidden, struct rh_tuner **out, struct rh_error *err);
+void rh_tuner_free(struct rh_tuner *tuner);
+
+/* The linears in the block's order; codes, scales and zeros are the result of rh_tune_block(). */
+const struct rh_fake_quant *rh_tuner_items(const struct rh_tuner *tuner, size_t *count);
+
+/*
+ * Runs all iterations, once per tuner. Afterwards codes, scales and zeros are those of the best
+ * iteration and the block's weight_q is made of them. reached (host, [num_experts], may be NULL) +=
+ * tokens routed in the minibatches. watch may be NULL. With iters = 0 the result is that of
+ * rounding to nearest and *result is all zeros. Errors name the iteration.
+ */
+RH_MUST_USE enum rh_rc rh_tune_block(struct rh_tuner *tuner, const struct rh_tune_data *data,
+                                     const struct rh_tune_watch *watch, int64_t *reached,
+                                     struct rh_tune_result *result, struct rh_error *err);
+
+/* The learning rate of the iteration after one of rate `lr`: the recurrence of torch's LinearLR in
+ * fp32; iter >= 1 is the iteration that the result belongs to. */
+float rh_tune_next_rate(float lr, int64_t iter, int64_t iters);
+
+#endif
