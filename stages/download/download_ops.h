@@ -1,0 +1,25 @@
+#ifndef RH_DOWNLOAD_DOWNLOAD_OPS_H
+#define RH_DOWNLOAD_DOWNLOAD_OPS_H
+
+#include "families/model_plan.h"
+#include "harness/stage.h"
+
+/* Private to the library. */
+#define DOWNLOAD_CHUNK ((size_t)8 << 20) /* bytes in memory of whatever is copied or digested */
+
+/* plan.json: the model plan. meta/: every file of the source that is not weights. */
+enum rh_rc rh_download_plan(struct rh_task *task, struct rh_error *err);
+/* tensors.safetensors: the unit's tensors. RH_ERR_FORMAT when a source file is no longer the one
+ * that was planned. */
+enum rh_rc rh_download_fetch(struct rh_task *task, struct rh_error *err);
+/* digest.json: {file, size, sha256} of a source file. */
+enum rh_rc rh_download_digest(struct rh_task *task, struct rh_error *err);
+
+/* Sub-commands; see struct rh_stage. */
+int rh_download_command(int argc, char **argv);
+
+/* The job's committed plan; *out: rh_model_plan_free(). */
+RH_MUST_USE enum rh_rc rh_download_load_plan(const struct rh_task *task, struct rh_model_plan **out,
+                                             struct rh_error *err);
+
+#endif
