@@ -176,7 +176,7 @@ static void add_calibration(struct card *c)
 
 static void add_losses(struct card *c)
 {
-    if (rh_json_count(c->p->blocks) == 0)
+    if (c->recipe->iters == 0 || rh_json_count(c->p->blocks) == 0)
         return;
     rh_strbuf_puts(
         &c->text,
