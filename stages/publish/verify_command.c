@@ -78,7 +78,7 @@ int rh_verify_command(int argc, char **argv)
         {.name = NULL},
     };
     struct rh_error err = {0};
-    enum rh_rc rc = rh_options_parse(argc - 2, argv + 2, options, dirs, 1, &count, &err);
+    enum rh_rc rc = rh_options_parse(argc - 1, argv + 1, options, dirs, 1, &count, &err);
     if (rc != RH_OK || help || count != 1) {
         char *text = rh_options_help(options);
         if (rc != RH_OK)
