@@ -136,12 +136,12 @@ char *rh_plan_report_text(const struct rh_plan_report *r)
     rh_strbuf_puts(&out, "\nestimates\n");
     add_bytes(&out, "  peak memory", e->memory,
               "fp32: one block with gradients, expert activations, hidden states");
-    rh_strbuf_printf(&out, "  %-20s%16.3f PFLOP  2 x 3 x active weights x tokens x iterations\n",
+    rh_strbuf_printf(&out, "  %-20s%16.4g PFLOP  2 x 3 x active weights x tokens x iterations\n",
                      "tuning", e->tuning_flop / 1e15);
-    rh_strbuf_printf(&out, "  %-20s%16.3f PFLOP  2 x active weights x calibration tokens\n",
+    rh_strbuf_printf(&out, "  %-20s%16.4g PFLOP  2 x active weights x calibration tokens\n",
                      "forward passes", e->forward_flop / 1e15);
     rh_strbuf_printf(&out,
-                     "  %-20s%16.2f h      at an assumed %g TFLOP/s, not measured; set the "
+                     "  %-20s%16.4g h      at an assumed %g TFLOP/s, not measured; set the "
                      "machine's rate with --tflops\n",
                      "time", hours(r), r->tflops);
     return rh_strbuf_take(&out);

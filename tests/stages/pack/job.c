@@ -34,8 +34,11 @@ enum rh_rc job_run(const struct job *j, const char *op, int64_t index, struct rh
 {
     bool download = strcmp(op, "plan") == 0 || strcmp(op, "fetch") == 0;
     *err = (struct rh_error){0};
-    return rh_stage_run_local(download ? &rh_download_stage : &rh_pack_stage, op, j->dir, j->recipe,
-                              "file:" NANO, "dir:/nowhere", index, index, err);
+    char *model = rh_format("file:%s", j->model);
+    enum rh_rc rc = rh_stage_run_local(download ? &rh_download_stage : &rh_pack_stage, op, j->dir,
+                                       j->recipe, model, "dir:/nowhere", index, index, err);
+    rh_free(model);
+    return rc;
 }
 
 void job_must_run(const struct job *j, const char *op, int64_t index)
@@ -43,7 +46,7 @@ void job_must_run(const struct job *j, const char *op, int64_t index)
     must(job_run(j, op, index, &error));
 }
 
-struct job *job_new(const char *recipe)
+static struct job *new_job(const char *recipe)
 {
     struct job *j = rh_alloc(sizeof *j);
     struct rh_json *json = NULL;
@@ -57,12 +60,121 @@ struct job *job_new(const char *recipe)
     j->out = rh_fs_join(j->root, "out");
     must(rh_json_parse(recipe, strlen(recipe), "recipe", &json, &error));
     must(rh_recipe_from_json(json, "recipe", &j->recipe, &error));
-    must(rh_model_plan_new(NANO, j->recipe, &j->plan, &error));
+    rh_json_free(json);
+    return j;
+}
+
+/* Adopts the model's path. */
+static struct job *begin(struct job *j, char *model)
+{
+    j->model = model;
+    must(rh_model_plan_new(j->model, j->recipe, &j->plan, &error));
     job_must_run(j, "plan", 0);
     for (size_t u = 0; u < j->plan->unit_count; u++)
         job_must_run(j, "fetch", (int64_t)u);
-    rh_json_free(json);
     return j;
+}
+
+struct job *job_new(const char *recipe)
+{
+    return begin(new_job(recipe), rh_strdup(NANO));
+}
+
+/* One tensor of the split checkpoint: rows of a source tensor. */
+struct piece {
+    const struct rh_tensor_info *source;
+    uint64_t begin, bytes;
+    size_t index;
+};
+
+static struct piece declare_piece(struct rh_safetensors_writer *w,
+                                  const struct rh_tensor_info *source, const char *name,
+                                  int64_t row, int64_t rows)
+{
+    int64_t columns = source->shape[2], shape[] = {rows, columns};
+    uint64_t row_bytes = (uint64_t)columns * rh_dtype_size(source->dtype);
+    return (struct piece){
+        .source = source,
+        .begin = (uint64_t)row * row_bytes,
+        .bytes = (uint64_t)rows * row_bytes,
+        .index = rh_safetensors_writer_add(w, name, source->dtype, 2, shape),
+    };
+}
+
+/* Declares the experts of a fused tensor [experts, rows, columns]; gate_up_proj holds two linears.
+ */
+static size_t declare_experts(struct rh_safetensors_writer *w, const struct rh_tensor_info *t,
+                              struct piece *pieces)
+{
+    const char *dot = strrchr(t->name, '.');
+    bool both = strcmp(dot, ".gate_up_proj") == 0;
+    size_t count = 0;
+    for (int64_t e = 0; e < t->shape[0]; e++) {
+        for (int k = 0; k < (both ? 2 : 1); k++) {
+            int64_t rows = both ? t->shape[1] / 2 : t->shape[1];
+            char *name =
+                rh_format("%.*s.%lld.%s.weight", (int)(dot - t->name), t->name, (long long)e,
+                          !both ? "down_proj"
+                          : k   ? "up_proj"
+                                : "gate_proj");
+            pieces[count++] = declare_piece(w, t, name, e * t->shape[1] + k * rows, rows);
+            rh_free(name);
+        }
+    }
+    return count;
+}
+
+static void write_split(const struct rh_safetensors *source, const char *path)
+{
+    enum { PIECES_MAX = 4096 };
+    struct rh_safetensors_writer *w = rh_safetensors_writer_new(path);
+    struct piece *pieces = rh_alloc_array(PIECES_MAX, sizeof *pieces);
+    size_t count = 0;
+    for (size_t i = 0; i < rh_safetensors_count(source); i++) {
+        const struct rh_tensor_info *t = rh_safetensors_at(source, i);
+        RH_ASSERT(count + 512 < PIECES_MAX);
+        if (strncmp(t->name, "mtp.", 4) == 0 && strstr(t->name, ".experts."))
+            count += declare_experts(w, t, pieces + count);
+        else
+            pieces[count++] = (struct piece){
+                t, 0, t->bytes, rh_safetensors_writer_add(w, t->name, t->dtype, t->rank, t->shape)};
+    }
+    must(rh_safetensors_writer_begin(w, &error));
+    for (size_t i = 0; i < count; i++) {
+        void *data = rh_alloc(pieces[i].bytes);
+        must(rh_safetensors_read(source, pieces[i].source, pieces[i].begin, pieces[i].bytes, data,
+                                 &error));
+        must(rh_safetensors_writer_put(w, pieces[i].index, 0, data, pieces[i].bytes, &error));
+        rh_free(data);
+    }
+    must(rh_safetensors_writer_finish(w, NULL, &error));
+    rh_safetensors_writer_free(w);
+    rh_free(pieces);
+}
+
+struct job *job_new_split(const char *recipe)
+{
+    struct job *j = new_job(recipe);
+    struct rh_checkpoint *c = NULL;
+    char *model = rh_fs_join(j->root, "model"), *path = rh_fs_join(model, "model.safetensors");
+    char **names = NULL;
+    size_t count = 0;
+    must(rh_fs_mkdirs(model, &error));
+    must(rh_fs_list(NANO, &names, &count, &error));
+    for (size_t i = 0; i < count; i++) {
+        char *from = rh_fs_join(NANO, names[i]), *to = rh_fs_join(model, names[i]);
+        if (!strstr(names[i], ".safetensors"))
+            must(rh_fs_copy(from, to, NULL, &error));
+        rh_free(from);
+        rh_free(to);
+    }
+    must(rh_checkpoint_open(NANO, false, &c, &error));
+    RH_ASSERT(rh_checkpoint_file_count(c) == 1);
+    write_split(rh_checkpoint_file(c, 0), path);
+    rh_checkpoint_close(c);
+    rh_fs_list_free(names, count);
+    rh_free(path);
+    return begin(j, model);
 }
 
 void job_free(struct job *j)
@@ -71,12 +183,13 @@ void job_free(struct job *j)
     rh_model_plan_free(j->plan);
     rh_recipe_free(j->recipe);
     rh_free(j->root);
+    rh_free(j->model);
     rh_free(j->dir);
     rh_free(j->out);
     rh_free(j);
 }
 
-float *job_weight(const struct rh_linear *l)
+float *job_weight(const struct job *j, const struct rh_linear *l)
 {
     struct rh_checkpoint *c = NULL;
     size_t file = 0, count = (size_t)(l->out_features * l->in_features);
@@ -84,7 +197,7 @@ float *job_weight(const struct rh_linear *l)
     uint64_t bytes = (uint64_t)l->out_features * row;
     void *raw = rh_alloc(bytes);
     float *weight = rh_alloc_array(count, sizeof *weight);
-    must(rh_checkpoint_open(NANO, false, &c, &error));
+    must(rh_checkpoint_open(j->model, false, &c, &error));
     const struct rh_tensor_info *t = rh_checkpoint_find(c, l->source, &file);
     RH_ASSERT(t != NULL);
     must(rh_safetensors_read(rh_checkpoint_file(c, file), t, (uint64_t)l->source_row * row, bytes,
@@ -117,14 +230,15 @@ static size_t declare(struct rh_safetensors_writer *w, const struct rh_linear *l
     return index;
 }
 
-static void put_linear(struct rh_safetensors_writer *w, const struct rh_linear *l,
-                       const size_t to[3], const struct job_damage *damage)
+static void put_linear(const struct job *j, struct rh_safetensors_writer *w,
+                       const struct rh_linear *l, const size_t to[3],
+                       const struct job_damage *damage)
 {
     struct rh_scheme scheme = {l->bits, l->sym, l->group_size};
     size_t count = (size_t)(l->out_features * l->in_features);
     size_t groups = (size_t)(l->out_features * rh_linear_groups(l));
     size_t stored = (size_t)(l->out_features * rh_codes_row_bytes(l->in_features, l->bits));
-    float *weight = job_weight(l);
+    float *weight = job_weight(j, l);
     uint8_t *codes = rh_alloc(count), *zeros = rh_alloc(groups), *raw = rh_alloc(stored);
     uint16_t *scales = rh_alloc_array(groups, sizeof *scales);
     must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features, codes, scales,
@@ -166,7 +280,7 @@ void job_tune(const struct job *j, int64_t block, const struct job_damage *damag
     must(rh_safetensors_writer_begin(w, &error));
     for (size_t i = 0; i < unit->linear_count; i++) {
         if (unit->linears[i].bits < 16)
-            put_linear(w, &unit->linears[i], to[i], damage);
+            put_linear(j, w, &unit->linears[i], to[i], damage);
     }
     must(rh_safetensors_writer_finish(w, NULL, &error));
     rh_safetensors_writer_free(w);

@@ -5,10 +5,11 @@
 
 #define NANO RH_SOURCE_DIR "/tests/data/nano"
 
-/* A job directory of the model nano; tuning is replaced by rounding to nearest. */
+/* A job of the model nano; tuning is replaced by rounding to nearest. */
 struct job {
     char *root; /* temporary; "<root>/job" is the job, "<root>/out" the gathered result */
     char *dir, *out;
+    char *model; /* the source's directory */
     struct rh_recipe *recipe;
     struct rh_model_plan *plan;
 };
@@ -22,6 +23,8 @@ struct job_damage {
 
 /* Runs plan and all fetches. */
 struct job *job_new(const char *recipe);
+/* The same from nano with the MTP experts one by one, as some checkpoints have them. */
+struct job *job_new_split(const char *recipe);
 void job_free(struct job *j);
 /* Commits tune[block] with the codes of rounding to nearest. */
 void job_tune(const struct job *j, int64_t block, const struct job_damage *damage);
@@ -32,7 +35,7 @@ void job_finish(const struct job *j);
 /* Path inside an artifact; owned by caller. */
 char *job_path(const struct job *j, const char *op, int64_t index, const char *name);
 /* The source weight of a linear, [out, in]; owned by caller. */
-float *job_weight(const struct rh_linear *linear);
+float *job_weight(const struct job *j, const struct rh_linear *linear);
 const struct rh_linear *job_linear(const struct job *j, const char *name);
 
 #endif

@@ -125,7 +125,7 @@ static void expect_rounded(const struct job *j, const char *name)
     size_t groups = (size_t)(l->out_features * rh_linear_groups(l));
     assert_true(l->bits < 16);
     must(rh_checkpoint_open(j->out, false, &c, &err), &err);
-    float *loaded = load_linear(c, l), *weight = job_weight(l);
+    float *loaded = load_linear(c, l), *weight = job_weight(j, l);
     float *expected = rh_alloc_array(count, sizeof *expected);
     uint8_t *codes = rh_alloc(count), *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, sizeof *scales);
@@ -149,21 +149,26 @@ static void expect_verified(const struct job *j)
 {
     struct rh_verify_report r;
     struct rh_error err = {0};
-    must(rh_verify_checkpoint(j->out, NANO, NULL, &r, &err), &err);
+    must(rh_verify_checkpoint(j->out, j->model, NULL, &r, &err), &err);
     for (size_t i = 0; i < r.problem_count; i++)
         fprintf(stderr, "  %s: %s\n", r.checks[r.problems[i].check].name, r.problems[i].text);
     assert_true(r.ok);
     rh_verify_report_done(&r);
 }
 
-static struct job *finished(const char *recipe)
+/* Adopts and returns j. */
+static struct job *finish(struct job *j)
 {
-    struct job *j = job_new(recipe);
     job_finish(j);
     expect_the_planned_tensors(j);
     expect_no_key_twice(j);
     expect_verified(j);
     return j;
+}
+
+static struct job *finished(const char *recipe)
+{
+    return finish(job_new(recipe));
 }
 
 static void a_four_bit_checkpoint_says_what_rounding_says(void **state)
@@ -209,7 +214,7 @@ static void an_ignored_expert_of_a_fused_tensor_keeps_its_rows(void **state)
     must(rh_checkpoint_open(j->out, false, &c, &err), &err);
     size_t count = (size_t)(l->out_features * l->in_features);
     void *raw = read_output(c, l->name, "weight");
-    float *rows = rh_alloc_array(count, sizeof *rows), *weight = job_weight(l);
+    float *rows = rh_alloc_array(count, sizeof *rows), *weight = job_weight(j, l);
     rh_to_f32(l->dtype, raw, rows, count);
     assert_memory_equal(rows, weight, count * sizeof *rows);
     expect_rounded(j, EXPERT1 "gate_proj");
@@ -219,6 +224,23 @@ static void an_ignored_expert_of_a_fused_tensor_keeps_its_rows(void **state)
     rh_free(weight);
     rh_checkpoint_close(c);
     job_free(j);
+}
+
+static void experts_one_by_one_give_what_fused_ones_give(void **state)
+{
+    (void)state;
+    static const char recipe[] = "{\"quant\": {\"group_size\": 64}}";
+    struct job *fused = finished(recipe), *split = finish(job_new_split(recipe));
+    size_t size = 0, split_size = 0;
+    assert_true(split->plan->name_count > fused->plan->name_count);
+    char *a = read_text(fused->out, "model_extra_tensors.safetensors", &size);
+    char *b = read_text(split->out, "model_extra_tensors.safetensors", &split_size);
+    assert_int_equal(size, split_size);
+    assert_memory_equal(a, b, size);
+    rh_free(a);
+    rh_free(b);
+    job_free(fused);
+    job_free(split);
 }
 
 static void config_json_is_the_source_and_one_more_member(void **state)
@@ -388,6 +410,7 @@ int main(void)
         cmocka_unit_test(a_four_bit_checkpoint_says_what_rounding_says),
         cmocka_unit_test(zero_points_of_asymmetric_codes_arrive),
         cmocka_unit_test(an_ignored_expert_of_a_fused_tensor_keeps_its_rows),
+        cmocka_unit_test(experts_one_by_one_give_what_fused_ones_give),
         cmocka_unit_test(config_json_is_the_source_and_one_more_member),
         cmocka_unit_test(the_index_is_sorted_and_its_total_is_true),
         cmocka_unit_test(the_same_inputs_give_the_same_bytes),
