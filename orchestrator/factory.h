@@ -82,7 +82,7 @@ struct rh_json *rh_factory_snapshot(struct rh_factory *factory);
 bool rh_factory_ready(const struct rh_factory *factory, const char **why_not);
 
 /* Called on the loop for every stored event (seq > 0) and for coalesced ticks (seq 0, type "tick",
- * at most 2 a second per job). event is borrowed. */
+ * at most 2 a second per job). event is borrowed. One subscriber; fn NULL ends it. */
 typedef void (*rh_event_fn)(void *arg, const struct rh_json *event);
 void rh_factory_subscribe(struct rh_factory *factory, rh_event_fn fn, void *arg);
 uint64_t rh_factory_epoch(const struct rh_factory *factory);
