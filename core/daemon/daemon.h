@@ -25,7 +25,8 @@ enum rh_exit {
 int rh_exit_code(const struct rh_error *err);
 
 /* Options "--name VALUE", "--name=VALUE" and flags "--name", in any order with positionals; "--"
- * ends them. Unknown option: RH_ERR_ARGUMENT naming the nearest known one. */
+ * ends them; "-h" is "--help"; "-" and negative numbers are positionals. Unknown option:
+ * RH_ERR_ARGUMENT naming the nearest known one. */
 struct rh_option {
     const char *name;     /* without dashes; NULL ends the table */
     const char *argument; /* "DIR"; NULL: a flag */
@@ -61,5 +62,9 @@ char *rh_human_count(long long count);
 
 /* Directory of the running program, for finding its siblings; owned by caller. */
 char *rh_program_dir(void);
+
+/* For fault tests: RH_CRASH_AT=<point>[:n] kills the process (SIGKILL) when it comes to the point of
+ * that name for the n-th time (default: the first). Thread safe. */
+void rh_crash_point(const char *point);
 
 #endif

@@ -1,0 +1,209 @@
+#include "corpus.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/sha256.h"
+
+#define CHUNK    ((size_t)1 << 20)
+#define LINE_MAX_BYTES ((uint64_t)256 << 20)
+
+struct line {
+    uint64_t at;
+    uint64_t size;
+    int64_t number;
+};
+
+struct rh_corpus {
+    char *path;
+    int fd;
+    struct line *lines;
+    int64_t count;
+    size_t capacity;
+    char sha256[RH_SHA256_HEX_SIZE];
+};
+
+static void add_line(struct rh_corpus *c, struct line line)
+{
+    if ((size_t)c->count == c->capacity) {
+        c->capacity = c->capacity ? 2 * c->capacity : 1024;
+        c->lines = rh_realloc_array(c->lines, c->capacity, sizeof *c->lines);
+    }
+    c->lines[c->count++] = line;
+}
+
+struct scan {
+    struct line line; /* being read; size without its end */
+    bool blank;       /* nothing but white space so far */
+    int64_t number;
+};
+
+static void scan_bytes(struct rh_corpus *c, struct scan *s, const char *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        if (bytes[i] == '\n') {
+            s->line.number = s->number++;
+            if (!s->blank)
+                add_line(c, s->line);
+            s->line = (struct line){s->line.at + s->line.size + 1, 0, 0};
+            s->blank = true;
+            continue;
+        }
+        s->line.size++;
+        if (bytes[i] != ' ' && bytes[i] != '\t' && bytes[i] != '\r')
+            s->blank = false;
+    }
+}
+
+/* One pass over the file: where the lines are, and its digest. */
+static enum rh_rc index_lines(struct rh_corpus *c, struct rh_error *err)
+{
+    enum rh_rc rc = RH_OK;
+    struct rh_sha256 *hash = rh_sha256_new();
+    char *chunk = rh_alloc(CHUNK);
+    struct scan s = {.blank = true, .number = 1};
+    for (;;) {
+        ssize_t n = read(c->fd, chunk, CHUNK);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            rc = rh_fail_errno(err, errno, "could not read %s", c->path);
+        if (n <= 0)
+            break;
+        rh_sha256_update(hash, chunk, (size_t)n);
+        scan_bytes(c, &s, chunk, (size_t)n);
+    }
+    s.line.number = s.number;
+    if (!s.blank)
+        add_line(c, s.line);
+    uint8_t digest[32];
+    rh_sha256_finish(hash, digest);
+    rh_sha256_hex(digest, c->sha256);
+    rh_sha256_free(hash);
+    rh_free(chunk);
+    return rc;
+}
+
+enum rh_rc rh_corpus_open(const char *path, struct rh_corpus **out, struct rh_error *err)
+{
+    *out = NULL;
+    struct rh_corpus *c = rh_alloc(sizeof *c);
+    c->path = rh_strdup(path);
+    c->fd = open(path, O_RDONLY | O_CLOEXEC);
+    enum rh_rc rc = c->fd < 0
+                        ? rh_fail_errno(err, errno, "could not open calibration.dataset %s", path)
+                        : index_lines(c, err);
+    if (rc != RH_OK) {
+        rh_corpus_close(c);
+        return rc;
+    }
+    *out = c;
+    return RH_OK;
+}
+
+void rh_corpus_close(struct rh_corpus *c)
+{
+    if (!c)
+        return;
+    if (c->fd >= 0)
+        close(c->fd);
+    rh_free(c->lines);
+    rh_free(c->path);
+    rh_free(c);
+}
+
+int64_t rh_corpus_count(const struct rh_corpus *c)
+{
+    return c->count;
+}
+
+const char *rh_corpus_sha256(const struct rh_corpus *c)
+{
+    return c->sha256;
+}
+
+int64_t rh_corpus_line(const struct rh_corpus *c, int64_t index)
+{
+    return c->lines[index].number;
+}
+
+static enum rh_rc read_line(const struct rh_corpus *c, const struct line *line, char *out,
+                            struct rh_error *err)
+{
+    uint64_t done = 0;
+    while (done < line->size) {
+        ssize_t n = pread(c->fd, out + done, line->size - done, (off_t)(line->at + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return rh_fail_errno(err, errno, "could not read %s", c->path);
+        if (n == 0)
+            return rh_fail(err, RH_ERR_IO, "%s became shorter while it was read", c->path);
+        done += (uint64_t)n;
+    }
+    return RH_OK;
+}
+
+/* Python's str.isspace(), as UTF-8 that ends at `end`; 0: the last character is none. */
+static size_t white_at_end(const char *text, size_t end)
+{
+    static const char *const wide[] = {
+        "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\x80", "\xE2\x80\x81",
+        "\xE2\x80\x82", "\xE2\x80\x83", "\xE2\x80\x84", "\xE2\x80\x85", "\xE2\x80\x86",
+        "\xE2\x80\x87", "\xE2\x80\x88", "\xE2\x80\x89", "\xE2\x80\x8A", "\xE2\x80\xA8",
+        "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80"};
+    unsigned char last = end > 0 ? (unsigned char)text[end - 1] : 'x';
+    if ((last >= 9 && last <= 13) || (last >= 28 && last <= 32))
+        return 1;
+    for (size_t i = 0; i < sizeof wide / sizeof wide[0]; i++) {
+        size_t n = strlen(wide[i]);
+        if (n <= end && memcmp(text + end - n, wide[i], n) == 0)
+            return n;
+    }
+    return 0;
+}
+
+static const char *text_of(const struct rh_json *document)
+{
+    if (rh_json_type(document) == RH_JSON_OBJECT)
+        document = rh_json_count(document) == 1 ? rh_json_first(document)
+                                                : rh_json_get(document, "text");
+    return rh_json_string(document);
+}
+
+enum rh_rc rh_corpus_text(struct rh_corpus *c, int64_t index, char **out, size_t *out_size,
+                          struct rh_error *err)
+{
+    const struct line *line = &c->lines[index];
+    *out = NULL;
+    if (line->size > LINE_MAX_BYTES)
+        return rh_fail(err, RH_ERR_FORMAT, "%s:%lld: a line of %llu bytes; is this JSON Lines?",
+                       c->path, (long long)line->number, (unsigned long long)line->size);
+    void *bytes = NULL;
+    struct rh_json *document = NULL;
+    char *what = rh_format("%s line %lld", c->path, (long long)line->number);
+    enum rh_rc rc = rh_try_alloc(line->size + 1, "a line of calibration text", &bytes, err);
+    if (rc == RH_OK)
+        rc = read_line(c, line, bytes, err);
+    if (rc == RH_OK)
+        rc = rh_json_parse(bytes, line->size, what, &document, err);
+    if (rc == RH_OK && !text_of(document))
+        rc = rh_fail(err, RH_ERR_FORMAT,
+                     "%s: no text; a line must be a string or an object with the member \"text\"",
+                     what);
+    if (rc == RH_OK) {
+        *out = rh_strdup(text_of(document));
+        *out_size = strlen(*out);
+        for (size_t n = white_at_end(*out, *out_size); n > 0; n = white_at_end(*out, *out_size))
+            *out_size -= n;
+        (*out)[*out_size] = '\0';
+    }
+    rh_json_free(document);
+    rh_free(bytes);
+    rh_free(what);
+    return rc;
+}

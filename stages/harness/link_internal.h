@@ -1,0 +1,41 @@
+#ifndef RH_HARNESS_LINK_INTERNAL_H
+#define RH_HARNESS_LINK_INTERNAL_H
+
+#include <uv.h>
+
+#include "link.h"
+#include "task.h"
+#include "wire/socket.h"
+
+struct rh_link {
+    const struct rh_stage *stage;
+    struct rh_link_options options;
+    uint64_t incarnation;
+    uv_loop_t loop;
+    uv_timer_t timer;
+    uv_async_t wake;
+    uv_signal_t terminate, interrupt;
+    struct rh_zmq *zmq;
+    struct rh_socket *socket;
+    struct rh_task *tasks;
+    bool welcomed, draining, stopping;
+    uint64_t session;
+    char *factory;
+    int64_t beat_ms, beat_at, hello_at, draining_since;
+    int beats_unanswered;
+    struct rh_error failure;
+};
+
+int64_t rh_link_now(void); /* milliseconds, monotonic */
+size_t rh_link_running(const struct rh_link *link);
+void rh_link_send(struct rh_link *link, enum rh_kind kind, const ProtobufCMessage *body);
+void rh_link_hello(struct rh_link *link);
+void rh_link_ready(struct rh_link *link);
+void rh_link_drain(struct rh_link *link);
+void rh_link_fail(struct rh_link *link, const struct rh_error *why);
+void rh_link_wake(void *link);
+/* link_tasks.c: what was said to us, and what is to be delivered. */
+void rh_link_message(void *link, const struct rh_peer *peer, const struct rh_message *message);
+void rh_link_deliver(struct rh_link *link, int64_t now);
+
+#endif

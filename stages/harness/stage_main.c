@@ -1,0 +1,110 @@
+#define _GNU_SOURCE /* prctl's companions */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "daemon/daemon.h"
+#include "link.h"
+
+struct arguments {
+    const char *connect, *state, *worker, *slots, *exit_with_parent, *version, *help;
+};
+
+static enum rh_rc parse(int argc, char **argv, const struct rh_option *options,
+                        struct rh_error *err)
+{
+    int count = 0;
+    const char *positional = NULL;
+    enum rh_rc rc = rh_options_parse(argc, argv, options, &positional, 0, &count, err);
+    return rc;
+}
+
+static void print_help(const struct rh_stage *stage, const struct rh_option *options)
+{
+    char *table = rh_options_help(options);
+    printf("rh-%s: the %s stage of Roundhouse, a daemon that works for a roundhoused.\n\n"
+           "  rh-%s --connect ENDPOINT --state DIR [options]\n\n%s",
+           stage->name, stage->name, stage->name, table);
+    rh_free(table);
+}
+
+/* An embedded daemon must not outlive the orchestrator that started it. */
+static void follow_parent(void)
+{
+    pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent || parent == 1)
+        raise(SIGTERM);
+}
+
+static enum rh_rc check(const struct arguments *a, int *slots, struct rh_error *err)
+{
+    if (!a->connect || !a->state)
+        return rh_fail(err, RH_ERR_ARGUMENT, "--connect ENDPOINT and --state DIR are needed");
+    if (a->state[0] != '/')
+        return rh_fail(err, RH_ERR_ARGUMENT, "--state %s: an absolute path is needed", a->state);
+    if (!a->slots)
+        return RH_OK;
+    char *end = NULL;
+    long n = strtol(a->slots, &end, 10);
+    if (*end || n < 1 || n > 64)
+        return rh_fail(err, RH_ERR_ARGUMENT, "--slots %s: 1 to 64 are possible", a->slots);
+    *slots = (int)n;
+    return RH_OK;
+}
+
+static enum rh_rc run(const struct rh_stage *stage, const struct arguments *a, struct rh_error *err)
+{
+    int slots = stage->default_slots;
+    enum rh_rc rc = check(a, &slots, err);
+    if (rc != RH_OK)
+        return rc;
+    if (a->exit_with_parent)
+        follow_parent();
+    char *worker = a->worker ? rh_strdup(a->worker) : rh_format("%s-%d", stage->name, (int)getpid());
+    const struct rh_link_options options = {a->connect, a->state, worker, slots};
+    rc = rh_link_run(stage, &options, err);
+    rh_free(worker);
+    return rc;
+}
+
+int rh_stage_main(const struct rh_stage *stage, int argc, char **argv)
+{
+    int code = stage->command ? stage->command(argc, argv) : -1;
+    if (code >= 0)
+        return code;
+    struct arguments a = {0};
+    const struct rh_option options[] = {
+        {.name = "connect", .argument = "ENDPOINT", .value = &a.connect,
+         .help = "work socket of the orchestrator, ipc:///path"},
+        {.name = "state", .argument = "DIR", .value = &a.state,
+         .help = "state directory of the orchestrator, absolute"},
+        {.name = "worker", .argument = "NAME", .value = &a.worker,
+         .help = "stable name of this worker"},
+        {.name = "slots", .argument = "N", .value = &a.slots, .help = "tasks at the same time"},
+        {.name = "exit-with-parent", .value = &a.exit_with_parent,
+         .help = "stop when the parent process is gone"},
+        {.name = "version", .value = &a.version, .help = "print the version"},
+        {.name = "help", .value = &a.help, .help = "print this"},
+        {0},
+    };
+    char *program = rh_format("rh-%s", stage->name);
+    rh_log_init(program);
+    struct rh_error err;
+    enum rh_rc rc = parse(argc, argv, options, &err);
+    if (rc == RH_OK && a.help)
+        print_help(stage, options);
+    else if (rc == RH_OK && a.version)
+        printf("%s %s\n", program, RH_VERSION);
+    else if (rc == RH_OK)
+        rc = run(stage, &a, &err);
+    if (rc != RH_OK)
+        fprintf(stderr, "%s: %s\n", program, err.message);
+    rh_free(program);
+    return rc == RH_OK ? RH_EXIT_OK : rh_exit_code(&err);
+}

@@ -1,0 +1,68 @@
+#ifndef RH_HARNESS_TASK_H
+#define RH_HARNESS_TASK_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "harness/stage.h"
+
+/* Private to the library: a task, shared by its compute thread and the control loop. */
+struct rh_checkpoint_note {
+    int64_t index;
+    char *metrics; /* JSON or NULL; owned */
+    int64_t sent_at;
+    struct rh_checkpoint_note *next;
+};
+
+struct rh_tick {
+    int64_t block, iter, iters;
+    double loss, best_loss;
+    bool fresh;
+};
+
+struct rh_task {
+    /* Fixed before the thread starts. */
+    const struct rh_stage_op *op;
+    int64_t id, epoch;
+    int64_t index, first, last;
+    char *job, *model, *output, *job_dir, *staging;
+    struct rh_recipe *recipe;
+    /* local: commits by itself, has no link. */
+    bool local;
+    void (*wake)(void *arg); /* tells the control loop to look; any thread */
+    void *wake_arg;
+
+    _Atomic bool cancelled;
+    _Atomic uint64_t progress_seq;
+
+    pthread_mutex_t lock; /* of the rest */
+    char phase[64];
+    char unit[16];
+    double done, total;
+    struct rh_tick tick;
+    struct rh_json *meta;
+    struct rh_checkpoint_note *notes; /* in order, oldest first */
+    bool session;                     /* has handed in a checkpoint */
+    bool finished;
+    enum rh_rc rc;
+    struct rh_error err;
+
+    /* Control loop only. */
+    pthread_t thread;
+    int64_t started_at;
+    int64_t result_sent_at; /* 0: not yet */
+    bool joined;
+    bool drop; /* no longer ours: the result goes nowhere */
+    struct rh_task *next;
+};
+
+/* Strings copied, recipe adopted. */
+struct rh_task *rh_task_new(const struct rh_stage_op *op, const char *job, const char *model,
+                            const char *output, const char *job_dir, const char *staging,
+                            struct rh_recipe *recipe);
+void rh_task_free(struct rh_task *task);
+/* Makes the staging directory, runs the operation and seals what it left. Sets finished. */
+void rh_task_execute(struct rh_task *task);
+const struct rh_stage_op *rh_stage_find_op(const struct rh_stage *stage, const char *name);
+
+#endif
