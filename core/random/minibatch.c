@@ -49,3 +49,11 @@ int64_t rh_minibatch_next(struct rh_minibatch *m, int64_t *rows)
     m->at += m->batch;
     return m->batch;
 }
+
+void rh_minibatch_skip_block(struct rh_minibatch *m, int64_t iterations)
+{
+    int64_t batches = m->samples / m->batch;
+    rh_minibatch_begin_block(m);
+    for (int64_t i = batches; i < iterations; i += batches)
+        rh_mt19937_shuffle(&m->stream, m->rows, m->samples);
+}

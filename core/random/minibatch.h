@@ -6,7 +6,7 @@
 /*
  * Which calibration rows an iteration takes, in AutoRound's order: one MT19937 stream for all blocks,
  * seeded once; every block starts from the rows in order and shuffles them, and shuffles again when
- * fewer than a batch remain. To resume at block b, run begin_block and next for the blocks before.
+ * fewer than a batch remain. To resume at block b, skip the blocks before it.
  */
 struct rh_minibatch;
 
@@ -15,5 +15,7 @@ void rh_minibatch_free(struct rh_minibatch *m);
 void rh_minibatch_begin_block(struct rh_minibatch *m);
 /* rows: [batch], or [samples] when there are fewer; returns how many. */
 int64_t rh_minibatch_next(struct rh_minibatch *m, int64_t *rows);
+/* The same as begin_block and that many times next: shuffles only. */
+void rh_minibatch_skip_block(struct rh_minibatch *m, int64_t iterations);
 
 #endif

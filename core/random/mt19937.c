@@ -83,6 +83,13 @@ uint64_t rh_mt19937_below(struct rh_mt19937 *mt, uint64_t n)
     return r;
 }
 
+double rh_mt19937_random(struct rh_mt19937 *mt)
+{
+    uint32_t high = rh_mt19937_u32(mt) >> 5;
+    uint32_t low = rh_mt19937_u32(mt) >> 6;
+    return ((double)high * 67108864.0 + (double)low) * 0x1p-53;
+}
+
 void rh_mt19937_shuffle(struct rh_mt19937 *mt, int64_t *items, int64_t count)
 {
     for (int64_t i = count - 1; i > 0; i--) {

@@ -29,12 +29,13 @@ static uint32_t mix(uint32_t x, uint32_t y)
     return r ^ (r >> 16);
 }
 
-static void seed_words(uint32_t seed, uint64_t out[4])
+static void seed_words(uint64_t seed, uint64_t out[4])
 {
+    const uint32_t entropy[POOL] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     uint32_t pool[POOL];
     uint32_t constant = 0x43b0d7e5U;
     for (int i = 0; i < POOL; i++)
-        pool[i] = hash_mix(i == 0 ? seed : 0, &constant);
+        pool[i] = hash_mix(entropy[i], &constant);
     for (int from = 0; from < POOL; from++) {
         for (int to = 0; to < POOL; to++) {
             if (from != to)
@@ -59,7 +60,7 @@ static void advance(struct pcg64 *p)
     p->state = p->state * multiplier + p->step;
 }
 
-static void start(struct pcg64 *p, uint32_t seed)
+static void start(struct pcg64 *p, uint64_t seed)
 {
     uint64_t word[4];
     seed_words(seed, word);
@@ -92,7 +93,7 @@ static uint32_t next32(struct pcg64 *p)
     return (uint32_t)both;
 }
 
-void rh_pcg64_permutation(uint32_t seed, int64_t *items, int64_t count)
+void rh_pcg64_permutation(uint64_t seed, int64_t *items, int64_t count)
 {
     RH_ASSERT(count <= INT64_C(1) << 32);
     struct pcg64 p;

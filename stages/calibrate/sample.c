@@ -10,7 +10,7 @@ static int64_t *document_order(const struct rh_recipe *recipe, int64_t count)
 {
     int64_t *order = rh_alloc_array((size_t)count + 1, sizeof *order);
     if (recipe->order == RH_ORDER_NUMPY) {
-        rh_pcg64_permutation((uint32_t)recipe->calibration_seed, order, count);
+        rh_pcg64_permutation((uint64_t)recipe->calibration_seed, order, count);
         return order;
     }
     for (int64_t i = 0; i < count; i++)
