@@ -18,17 +18,18 @@ struct cached {
 };
 
 struct symbol {
-    int32_t id;
-    int64_t next; /* -1: the last */
-    int64_t previous;
-    bool alive;
+    int32_t id; /* GONE: merged into the one before */
+    int32_t next; /* -1: the last */
+    int32_t previous;
 };
+
+#define GONE (-1)
 
 /* A pair that may merge; the place is that of its left symbol. */
 struct candidate {
     uint32_t rank;
     int32_t id;
-    int64_t place;
+    int32_t place;
 };
 
 struct rh_bpe {
@@ -65,14 +66,31 @@ void rh_ids_done(struct rh_ids *ids)
     *ids = (struct rh_ids){0};
 }
 
-void rh_ids_append(struct rh_ids *out, const int32_t *ids, size_t count)
+static enum rh_rc ids_reserve(struct rh_ids *out, size_t more, struct rh_error *err)
 {
-    if (out->count + count > out->capacity) {
-        out->capacity = 2 * (out->count + count) + 64;
-        out->ids = rh_realloc_array(out->ids, out->capacity, sizeof *out->ids);
-    }
-    memcpy(out->ids + out->count, ids, count * sizeof *ids);
-    out->count += count;
+    if (out->count + more <= out->capacity)
+        return RH_OK;
+    size_t capacity = 2 * (out->count + more) + 64;
+    void *ids = NULL;
+    enum rh_rc rc = rh_try_alloc(capacity * sizeof *out->ids, "token ids", &ids, err);
+    if (rc != RH_OK)
+        return rc;
+    if (out->count > 0)
+        memcpy(ids, out->ids, out->count * sizeof *out->ids);
+    rh_free(out->ids);
+    out->ids = ids;
+    out->capacity = capacity;
+    return RH_OK;
+}
+
+enum rh_rc rh_ids_append(struct rh_ids *out, const int32_t *ids, size_t count, struct rh_error *err)
+{
+    enum rh_rc rc = ids_reserve(out, count, err);
+    if (rc == RH_OK)
+        memcpy(out->ids + out->count, ids, count * sizeof *ids);
+    if (rc == RH_OK)
+        out->count += count;
+    return rc;
 }
 
 static bool before(const struct candidate *a, const struct candidate *b)
@@ -110,7 +128,7 @@ static struct candidate pop(struct rh_bpe *b)
     return top;
 }
 
-static void consider(struct rh_bpe *b, int64_t place)
+static void consider(struct rh_bpe *b, int32_t place)
 {
     const struct symbol *s = &b->symbols[place];
     if (s->next < 0)
@@ -121,32 +139,44 @@ static void consider(struct rh_bpe *b, int64_t place)
 }
 
 /* A merge makes at most two new candidates, and there are fewer merges than bytes. */
-static void make_room(struct rh_bpe *b, size_t size)
+static enum rh_rc make_room(struct rh_bpe *b, size_t size, struct rh_error *err)
 {
     if (size <= b->capacity)
-        return;
-    b->capacity = 2 * size;
-    b->symbols = rh_realloc_array(b->symbols, b->capacity, sizeof *b->symbols);
-    b->heap = rh_realloc_array(b->heap, 3 * b->capacity, sizeof *b->heap);
+        return RH_OK;
+    size_t capacity = size < 4096 ? 8192 : size + size / 2;
+    void *symbols = NULL;
+    void *heap = NULL;
+    enum rh_rc rc = rh_try_alloc(capacity * sizeof *b->symbols, "symbols of a word", &symbols, err);
+    if (rc == RH_OK)
+        rc = rh_try_alloc(3 * capacity * sizeof *b->heap, "merges of a word", &heap, err);
+    if (rc != RH_OK) {
+        rh_free(symbols);
+        return rc;
+    }
+    rh_free(b->symbols);
+    rh_free(b->heap);
+    b->symbols = symbols;
+    b->heap = heap;
+    b->capacity = capacity;
+    return RH_OK;
 }
 
 /* The candidate is stale when its left symbol is gone or its pair now makes another token. */
 static bool still_valid(const struct rh_bpe *b, const struct candidate *c)
 {
     const struct symbol *s = &b->symbols[c->place];
-    return s->alive && s->next >= 0 &&
+    return s->id != GONE && s->next >= 0 &&
            rh_vocab_merge(b->vocab, s->id, b->symbols[s->next].id).id == c->id;
 }
 
-static void merge_all(struct rh_bpe *b, const char *piece, size_t size)
+static void merge_all(struct rh_bpe *b, const char *piece, int32_t size)
 {
-    make_room(b, size);
     b->heap_count = 0;
-    for (size_t i = 0; i < size; i++)
+    for (int32_t i = 0; i < size; i++)
         b->symbols[i] = (struct symbol){rh_vocab_byte(b->vocab, (uint8_t)piece[i]),
-                                        i + 1 < size ? (int64_t)i + 1 : -1, (int64_t)i - 1, true};
-    for (size_t i = 0; i + 1 < size; i++)
-        consider(b, (int64_t)i);
+                                        i + 1 < size ? i + 1 : -1, i - 1};
+    for (int32_t i = 0; i + 1 < size; i++)
+        consider(b, i);
     while (b->heap_count > 0) {
         struct candidate c = pop(b);
         if (!still_valid(b, &c))
@@ -154,7 +184,7 @@ static void merge_all(struct rh_bpe *b, const char *piece, size_t size)
         struct symbol *left = &b->symbols[c.place];
         struct symbol *right = &b->symbols[left->next];
         left->id = c.id;
-        right->alive = false;
+        right->id = GONE;
         left->next = right->next;
         if (left->next >= 0)
             b->symbols[left->next].previous = c.place;
@@ -183,23 +213,35 @@ static void remember(struct cached *slot, const char *piece, size_t size, const 
     memcpy(slot->ids, ids, count * sizeof *ids);
 }
 
-void rh_bpe_encode(struct rh_bpe *b, const char *piece, size_t size, struct rh_ids *out)
+/* The symbols that are left, in order. */
+static enum rh_rc append_symbols(const struct rh_bpe *b, struct rh_ids *out, struct rh_error *err)
+{
+    size_t count = 0;
+    for (int32_t i = 0; i >= 0; i = b->symbols[i].next)
+        count++;
+    enum rh_rc rc = ids_reserve(out, count, err);
+    for (int32_t i = 0; i >= 0 && rc == RH_OK; i = b->symbols[i].next)
+        out->ids[out->count++] = b->symbols[i].id;
+    return rc;
+}
+
+enum rh_rc rh_bpe_encode(struct rh_bpe *b, const char *piece, size_t size, struct rh_ids *out,
+                         struct rh_error *err)
 {
     if (size == 0)
-        return;
+        return RH_OK;
+    RH_ASSERT(size <= INT32_MAX);
     struct cached *slot = size <= CACHE_BYTES ? cache_slot(b, piece, size) : NULL;
-    if (slot && slot->size == size && memcmp(slot->bytes, piece, size) == 0) {
-        rh_ids_append(out, slot->ids, slot->count);
-        return;
-    }
+    if (slot && slot->size == size && memcmp(slot->bytes, piece, size) == 0)
+        return rh_ids_append(out, slot->ids, slot->count, err);
     int32_t whole = b->ignore_merges ? rh_vocab_find(b->vocab, piece, size) : -1;
     size_t first = out->count;
-    if (whole >= 0) {
-        rh_ids_append(out, &whole, 1);
-    } else {
-        merge_all(b, piece, size);
-        for (int64_t i = 0; i >= 0; i = b->symbols[i].next)
-            rh_ids_append(out, &b->symbols[i].id, 1);
+    enum rh_rc rc = whole >= 0 ? rh_ids_append(out, &whole, 1, err) : make_room(b, size, err);
+    if (rc == RH_OK && whole < 0) {
+        merge_all(b, piece, (int32_t)size);
+        rc = append_symbols(b, out, err);
     }
-    remember(slot, piece, size, out->ids + first, out->count - first);
+    if (rc == RH_OK)
+        remember(slot, piece, size, out->ids + first, out->count - first);
+    return rc;
 }

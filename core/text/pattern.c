@@ -24,26 +24,42 @@ struct rh_pattern {
     pcre2_jit_stack *stack;
 };
 
+/* Oniguruma, which the tokenizers library uses, reads these differently. */
+static bool differs(const char *p, bool in_class)
+{
+    if (*p == '\\')
+        return p[1] && strchr(in_class ? "hHRXS" : "hHRX", p[1]);
+    if (in_class)
+        return *p == '[' || (p[0] == '&' && p[1] == '&');
+    return *p == '^' || *p == '$';
+}
+
 /* Spells \s and \S out. */
 static enum rh_rc translate(const char *regex, const char *what, struct rh_strbuf *out,
                             struct rh_error *err)
 {
     bool in_class = false;
     for (const char *p = regex; *p; p++) {
+        if (differs(p, in_class))
+            return rh_fail(err, RH_ERR_UNSUPPORTED,
+                           "%s: \"%.2s\" %sin the regex %s has no equal in PCRE2", what, p,
+                           in_class ? "in a class " : "", regex);
         if (*p == '\\' && (p[1] == 's' || p[1] == 'S')) {
-            bool white = p[1] == 's';
-            if (in_class && !white)
-                return rh_fail(err, RH_ERR_UNSUPPORTED, "%s: \\S inside a class in %s", what, regex);
-            rh_strbuf_puts(out, in_class ? WHITE : white ? "[" WHITE "]" : "[^" WHITE "]");
+            rh_strbuf_puts(out, in_class ? WHITE : p[1] == 's' ? "[" WHITE "]" : "[^" WHITE "]");
             p++;
         } else if (*p == '\\' && p[1]) {
             rh_strbuf_append(out, p, 2);
             p++;
+        } else if (*p == '[') {
+            /* A negation sign, and a bracket that comes first, belong to the class. */
+            size_t n = 1;
+            n += p[n] == '^';
+            n += p[n] == ']';
+            in_class = true;
+            rh_strbuf_append(out, p, n);
+            p += n - 1;
         } else {
-            if (*p == '[')
-                in_class = true;
-            else if (*p == ']')
-                in_class = false;
+            in_class = in_class && *p != ']';
             rh_strbuf_append(out, p, 1);
         }
     }
@@ -99,37 +115,54 @@ void rh_pattern_free(struct rh_pattern *p)
     rh_free(p);
 }
 
-enum rh_rc rh_pattern_split(struct rh_pattern *p, const char *text, size_t size,
-                            bool (*fn)(void *arg, const char *piece, size_t size), void *arg,
-                            struct rh_error *err)
+/* The first match from `from` on; begin = end = size when there is none. */
+static enum rh_rc next_match(struct rh_pattern *p, const char *text, size_t size, size_t from,
+                             size_t *begin, size_t *end, struct rh_error *err)
+{
+    int rc = pcre2_match(p->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, p->match,
+                         p->context);
+    *begin = *end = size;
+    if (rc == PCRE2_ERROR_NOMATCH)
+        return RH_OK;
+    if (rc < 0) {
+        PCRE2_UCHAR why[128];
+        pcre2_get_error_message(rc, why, sizeof why);
+        return rh_fail(err, RH_ERR_FORMAT,
+                       "splitting the text at byte %zu: %s; the tokenizer's regex cannot cope with it",
+                       from, (const char *)why);
+    }
+    const PCRE2_SIZE *at = pcre2_get_ovector_pointer(p->match);
+    *begin = at[0];
+    *end = at[1];
+    return RH_OK;
+}
+
+static size_t next_character(const char *text, size_t size, size_t at)
+{
+    do
+        at++;
+    while (at < size && ((unsigned char)text[at] & 0xC0) == 0x80);
+    return at;
+}
+
+enum rh_rc rh_pattern_split(struct rh_pattern *p, const char *text, size_t size, rh_piece_fn fn,
+                            void *arg, struct rh_error *err)
 {
     size_t done = 0;
     size_t from = 0;
-    while (from < size) {
-        int rc = pcre2_match(p->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, p->match,
-                             p->context);
-        if (rc == PCRE2_ERROR_NOMATCH)
-            break;
-        if (rc < 0) {
-            PCRE2_UCHAR why[128];
-            pcre2_get_error_message(rc, why, sizeof why);
-            return rh_fail(err, RH_ERR_FORMAT, "splitting the text at byte %zu: %s", from,
-                           (const char *)why);
-        }
-        const PCRE2_SIZE *at = pcre2_get_ovector_pointer(p->match);
-        if (at[1] == at[0]) { /* empty: look behind the next character */
-            from = at[1] + 1;
-            while (from < size && ((unsigned char)text[from] & 0xC0) == 0x80)
-                from++;
-            continue;
-        }
-        if (at[0] > done && !fn(arg, text + done, at[0] - done))
-            return RH_OK;
-        if (!fn(arg, text + at[0], at[1] - at[0]))
-            return RH_OK;
-        done = from = at[1];
+    bool stop = false;
+    enum rh_rc rc = RH_OK;
+    while (done < size && !stop && rc == RH_OK) {
+        size_t begin = size;
+        size_t end = size;
+        if (from < size)
+            rc = next_match(p, text, size, from, &begin, &end, err);
+        if (rc == RH_OK && begin > done)
+            rc = fn(arg, text + done, begin - done, &stop, err);
+        if (rc == RH_OK && end > begin && !stop)
+            rc = fn(arg, text + begin, end - begin, &stop, err);
+        done = end;
+        from = end > begin || end == size ? end : next_character(text, size, end);
     }
-    if (done < size)
-        fn(arg, text + done, size - done);
-    return RH_OK;
+    return rc;
 }

@@ -1,6 +1,7 @@
 #ifndef RH_TEXT_PATTERN_H
 #define RH_TEXT_PATTERN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/error.h"
@@ -12,10 +13,11 @@ RH_MUST_USE enum rh_rc rh_pattern_new(const char *regex, const char *what, struc
                                       struct rh_error *err);
 void rh_pattern_free(struct rh_pattern *p);
 
-/* Calls fn for every match and every gap between matches, in order. text: valid UTF-8. fn returns
- * false to stop. */
+/* Calls fn for every match and every gap between matches, in order. text: valid UTF-8. Ends with
+ * the first failure of fn, which reports it in err, or when fn sets *stop. */
+typedef enum rh_rc (*rh_piece_fn)(void *arg, const char *piece, size_t size, bool *stop,
+                                  struct rh_error *err);
 RH_MUST_USE enum rh_rc rh_pattern_split(struct rh_pattern *p, const char *text, size_t size,
-                                        bool (*fn)(void *arg, const char *piece, size_t size),
-                                        void *arg, struct rh_error *err);
+                                        rh_piece_fn fn, void *arg, struct rh_error *err);
 
 #endif

@@ -1,9 +1,6 @@
 #include "text/tokenizer.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-#include <utf8proc.h>
 
 #include "added.h"
 #include "base/fs.h"
@@ -11,8 +8,11 @@
 #include "base/utf8.h"
 #include "bpe.h"
 #include "pattern.h"
+#include "unicode.h"
 
 #define FILE_MAX ((uint64_t)256 << 20)
+/* Normalization can make three bytes of one, and a piece must stay below 2^31. */
+#define TEXT_MAX ((size_t)512 << 20)
 
 /* What ByteLevel splits by when it is asked to (GPT-2). */
 #define GPT2_REGEX                                                                                 \
@@ -154,9 +154,11 @@ static enum rh_rc build(const struct rh_json *root, const char *what, const char
     if (rc == RH_OK)
         rc = check_post_processor(rh_json_get(root, "post_processor"), what, err);
     if (rc == RH_OK)
-        rc = rh_added_new(rh_json_get(root, "added_tokens"), what, &t->added, err);
+        rc = rh_added_new(rh_json_get(root, "added_tokens"), t->nfc, what, &t->added, err);
     if (rc == RH_OK)
         rc = rh_vocab_new(model, what, &t->vocab, err);
+    if (rc == RH_OK)
+        rc = rh_added_check(t->added, t->vocab, what, err);
     regex = pattern ? pattern : regex;
     if (rc == RH_OK && regex)
         rc = rh_pattern_new(regex, what, &t->pattern, err);
@@ -208,21 +210,23 @@ void rh_tokenizer_free(struct rh_tokenizer *t)
     rh_free(t);
 }
 
-static bool encode_piece(void *arg, const char *piece, size_t size)
+static enum rh_rc encode_piece(void *arg, const char *piece, size_t size, bool *stop,
+                               struct rh_error *err)
 {
     struct encoding *e = arg;
-    rh_bpe_encode(e->t->bpe, piece, size, e->out);
-    return e->enough == 0 || e->out->count < e->enough;
+    enum rh_rc rc = rh_bpe_encode(e->t->bpe, piece, size, e->out, err);
+    *stop = e->enough > 0 && e->out->count >= e->enough;
+    return rc;
 }
 
 static enum rh_rc encode_words(struct encoding *e, const char *text, size_t size)
 {
+    bool stop = false;
     if (size == 0)
         return RH_OK;
     if (e->t->pattern)
         return rh_pattern_split(e->t->pattern, text, size, encode_piece, e, e->err);
-    encode_piece(e, text, size);
-    return RH_OK;
+    return encode_piece(e, text, size, &stop, e->err);
 }
 
 typedef enum rh_rc (*rest_fn)(struct encoding *e, const char *text, size_t size);
@@ -240,7 +244,7 @@ static enum rh_rc encode_around_added(struct encoding *e, bool normalized, const
         if (!found)
             break;
         if (rc == RH_OK)
-            rh_ids_append(e->out, &m.id, 1);
+            rc = rh_ids_append(e->out, &m.id, 1, e->err);
         at = m.to;
     }
     return rc;
@@ -251,27 +255,15 @@ static enum rh_rc encode_normalized(struct encoding *e, const char *text, size_t
     return encode_around_added(e, true, text, size, encode_words);
 }
 
-static bool is_ascii(const char *text, size_t size)
-{
-    for (size_t i = 0; i < size; i++) {
-        if ((unsigned char)text[i] >= 0x80)
-            return false;
-    }
-    return true;
-}
-
 static enum rh_rc encode_raw(struct encoding *e, const char *text, size_t size)
 {
-    if (!e->t->nfc || is_ascii(text, size))
-        return encode_normalized(e, text, size);
-    utf8proc_uint8_t *nfc = NULL;
-    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)size, &nfc,
-                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (n < 0)
-        return rh_fail(e->err, n == UTF8PROC_ERROR_NOMEM ? RH_ERR_NO_MEMORY : RH_ERR_FORMAT,
-                       "normalizing the text: %s", utf8proc_errmsg(n));
-    enum rh_rc rc = encode_normalized(e, (const char *)nfc, (size_t)n);
-    free(nfc);
+    char *nfc = NULL;
+    enum rh_rc rc = RH_OK;
+    if (e->t->nfc)
+        rc = rh_unicode_nfc(text, size, &nfc, &size, e->err);
+    if (rc == RH_OK)
+        rc = encode_normalized(e, nfc ? nfc : text, size);
+    rh_unicode_free(nfc);
     return rc;
 }
 
@@ -279,8 +271,12 @@ enum rh_rc rh_tokenizer_encode(struct rh_tokenizer *t, const char *text, size_t 
                                struct rh_ids *out, struct rh_error *err)
 {
     size_t bad = 0;
+    if (size > TEXT_MAX)
+        return rh_fail(err, RH_ERR_UNSUPPORTED, "a text of %zu bytes; cut it, at most %zu are taken",
+                       size, TEXT_MAX);
     if (!rh_utf8_valid(text, size, &bad))
-        return rh_fail(err, RH_ERR_FORMAT, "the text is not UTF-8 at byte %zu", bad);
+        return rh_fail(err, RH_ERR_FORMAT, "the text is not UTF-8 at byte %zu (0x%02X)", bad,
+                       (unsigned)(unsigned char)text[bad]);
     struct encoding e = {t, out, enough, err};
     return encode_around_added(&e, false, text, size, encode_raw);
 }
