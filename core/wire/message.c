@@ -100,16 +100,25 @@ static enum rh_rc check_strings(const ProtobufCMessage *m, struct rh_error *err)
     return rc;
 }
 
-/* A path below a folder of ours: relative, without "..", of bounded length. */
+/* Relative, of bounded length, without empty parts, "." and "..". */
+static bool is_clean(const char *path)
+{
+    if (strlen(path) > REFERENCE_MAX)
+        return false;
+    for (const char *part = path;; part++) {
+        size_t size = strcspn(part, "/");
+        if (size == 0 || (size <= 2 && strncmp(part, "..", size) == 0))
+            return false;
+        part += size;
+        if (*part == '\0')
+            return true;
+    }
+}
+
+/* A path below a folder of ours. */
 static enum rh_rc check_reference(const char *name, const char *path, struct rh_error *err)
 {
-    size_t size = strlen(path);
-    bool bad = size == 0 || size > REFERENCE_MAX || path[0] == '/';
-    for (const char *p = path; p && !bad; p = strchr(p, '/')) {
-        p += *p == '/';
-        bad = strncmp(p, "..", 2) == 0 && (p[2] == '/' || p[2] == '\0');
-    }
-    if (bad)
+    if (!is_clean(path))
         return rh_fail(err, RH_ERR_PROTOCOL, "%s \"%.80s\" is no path below the state directory",
                        name, path);
     return RH_OK;
@@ -133,6 +142,10 @@ enum rh_rc rh_message_encode(enum rh_kind kind, const ProtobufCMessage *body, st
 {
     RH_ASSERT(kind > 0 && kind < RH_KIND_END && body->descriptor == kinds[kind].descriptor);
     *out = (struct rh_frames){.header = {'R', 'H', RH_WIRE_MAJOR, (uint8_t)kind}};
+    /* The peer would refuse it, and go on refusing it for as long as it is repeated. */
+    enum rh_rc rc = check_strings(body, err);
+    if (rc != RH_OK)
+        return rh_error_prefix(err, "%s", rh_kind_name(kind));
     size_t size = protobuf_c_message_get_packed_size(body);
     if (size > RH_WIRE_BODY_MAX)
         return rh_fail(err, RH_ERR_PROTOCOL, "a %s of %zu bytes; at most %d can be sent",
@@ -146,7 +159,8 @@ static enum rh_rc read_header(const uint8_t *h, size_t size, enum rh_kind *kind,
                               struct rh_error *err)
 {
     if (size != RH_WIRE_HEADER_SIZE || h[0] != 'R' || h[1] != 'H')
-        return rh_fail(err, RH_ERR_PROTOCOL, "a frame of %zu bytes that is no header of ours", size);
+        return rh_fail(err, RH_ERR_PROTOCOL, "a frame of %zu bytes that is no header of ours",
+                       size);
     if (h[2] != RH_WIRE_MAJOR)
         return rh_fail(err, RH_ERR_PROTOCOL, "wire version %d; this program speaks %d", h[2],
                        RH_WIRE_MAJOR);

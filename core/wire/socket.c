@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -56,7 +57,8 @@ void rh_zmq_free(struct rh_zmq *z)
 {
     if (!z)
         return;
-    zmq_ctx_term(z->context);
+    while (zmq_ctx_term(z->context) != 0 && zmq_errno() == EINTR)
+        continue;
     rh_free(z);
 }
 
@@ -86,8 +88,11 @@ static bool receive(struct rh_socket *s, struct frames *f)
     while (more) {
         zmq_msg_t part;
         zmq_msg_init(&part);
-        if (zmq_msg_recv(&part, s->zmq, ZMQ_DONTWAIT) < 0) {
+        int got = zmq_msg_recv(&part, s->zmq, ZMQ_DONTWAIT);
+        if (got < 0) {
             zmq_msg_close(&part);
+            if (zmq_errno() == EINTR)
+                continue;
             break;
         }
         more = zmq_msg_more(&part);
@@ -209,31 +214,50 @@ static enum rh_rc attach(struct rh_socket *s, uv_loop_t *loop, struct rh_error *
 
 /* -- Opening ---------------------------------------------------------------------------------- */
 
-/* Is there a path for a unix socket in it, and how long may it be? */
-static enum rh_rc check_path(const char *endpoint, struct rh_error *err)
+/* The file of an ipc endpoint. Other transports reach beyond this machine's file permissions and
+ * would need authentication. */
+static enum rh_rc check_path(const char *endpoint, const char **out, struct rh_error *err)
 {
     struct sockaddr_un address;
     if (strncmp(endpoint, "ipc://", 6) != 0)
-        return RH_OK;
-    if (strlen(endpoint + 6) >= sizeof address.sun_path)
-        return rh_fail(err, RH_ERR_ARGUMENT,
-                       "the socket path %s is longer than the %zu bytes that a unix socket may have; "
-                       "choose a shorter --run directory",
-                       endpoint + 6, sizeof address.sun_path - 1);
+        return rh_fail(err, RH_ERR_UNSUPPORTED,
+                       "the endpoint %.200s: only ipc:///path/to/work.sock is possible", endpoint);
+    const char *path = endpoint + 6;
+    if (*path == '\0' || *path == '@' || *path == '*')
+        return rh_fail(err, RH_ERR_ARGUMENT, "the endpoint %.200s must name a file", endpoint);
+    if (strlen(path) >= sizeof address.sun_path)
+        return rh_fail(
+            err, RH_ERR_ARGUMENT,
+            "the socket path %s is longer than the %zu bytes that a unix socket may have; "
+            "choose a shorter --run directory",
+            path, sizeof address.sun_path - 1);
+    *out = path;
     return RH_OK;
 }
 
-/* Somebody answers at the path: libzmq would unlink it and take over without a word. */
-static bool is_listened_on(const char *path)
+/* libzmq unlinks whatever is at the path and takes over without a word: a stale socket may go, a
+ * live one and somebody's file may not. */
+static enum rh_rc check_free(const char *path, struct rh_error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat st;
+    if (lstat(path, &st) != 0)
+        return errno == ENOENT ? RH_OK : rh_fail_errno(err, errno, "could not look at %s", path);
+    if (!S_ISSOCK(st.st_mode))
+        return rh_fail(err, RH_ERR_EXISTS, "%s is there and is no socket; remove it", path);
     snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* Non-blocking: a listener whose queue is full answers EAGAIN instead of making us wait. */
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return false;
-    int rc = connect(fd, (const struct sockaddr *)(const void *)&address, sizeof address);
+        return rh_fail_errno(err, errno, "could not open a socket");
+    int failed =
+        connect(fd, (const struct sockaddr *)(const void *)&address, sizeof address) ? errno : 0;
     close(fd);
-    return rc == 0;
+    if (failed == ECONNREFUSED || failed == ENOENT)
+        return RH_OK;
+    return rh_fail(err, RH_ERR_EXISTS,
+                   "another process listens on %s; stop it, or choose another --run directory",
+                   path);
 }
 
 static enum rh_rc set_options(void *zmq, const struct option *options, size_t count,
@@ -250,14 +274,24 @@ static enum rh_rc set_options(void *zmq, const struct option *options, size_t co
 }
 
 static const struct option common[] = {
-    {ZMQ_LINGER, 0},           {ZMQ_HANDSHAKE_IVL, 5000},      {ZMQ_HEARTBEAT_IVL, 5000},
-    {ZMQ_HEARTBEAT_TTL, 15000}, {ZMQ_HEARTBEAT_TIMEOUT, 15000},
+    {ZMQ_LINGER, 0},
+    {ZMQ_HANDSHAKE_IVL, 5000},
+    {ZMQ_HEARTBEAT_IVL, 5000},
+    {ZMQ_HEARTBEAT_TTL, 15000},
+    {ZMQ_HEARTBEAT_TIMEOUT, 15000},
 };
-static const struct option of_router[] = {
-    {ZMQ_ROUTER_MANDATORY, 1}, {ZMQ_SNDHWM, 64}, {ZMQ_RCVHWM, 1000}};
+/* Without MANDATORY a message to nobody vanishes; with HANDOVER a second peer of the same name
+ * would take the first one's place. */
+static const struct option of_router[] = {{ZMQ_ROUTER_MANDATORY, 1},
+                                          {ZMQ_ROUTER_HANDOVER, 0},
+                                          {ZMQ_SNDHWM, 64},
+                                          {ZMQ_RCVHWM, 1000},
+                                          {ZMQ_BACKLOG, 1024}};
 /* IMMEDIATE: nothing is queued for an orchestrator that is not there. */
-static const struct option of_dealer[] = {{ZMQ_IMMEDIATE, 1},        {ZMQ_SNDHWM, 64},
-                                          {ZMQ_RCVHWM, 64},          {ZMQ_RECONNECT_IVL, 200},
+static const struct option of_dealer[] = {{ZMQ_IMMEDIATE, 1},
+                                          {ZMQ_SNDHWM, 64},
+                                          {ZMQ_RCVHWM, 64},
+                                          {ZMQ_RECONNECT_IVL, 200},
                                           {ZMQ_RECONNECT_IVL_MAX, 5000}};
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -297,18 +331,20 @@ enum rh_rc rh_router_open(struct rh_zmq *zmq, uv_loop_t *loop, const char *endpo
                           const struct rh_socket_events *events, struct rh_socket **out,
                           struct rh_error *err)
 {
+    const char *path = NULL;
     *out = NULL;
-    enum rh_rc rc = check_path(endpoint, err);
+    enum rh_rc rc = check_path(endpoint, &path, err);
+    if (rc == RH_OK)
+        rc = check_free(path, err);
     if (rc != RH_OK)
         return rc;
-    if (strncmp(endpoint, "ipc://", 6) == 0 && is_listened_on(endpoint + 6))
-        return rh_fail(err, RH_ERR_EXISTS,
-                       "another process listens on %s; stop it, or choose another --run directory",
-                       endpoint + 6);
     struct rh_socket *s = NULL;
     rc = make(zmq, true, events, &s, err);
     if (rc == RH_OK && zmq_bind(s->zmq, endpoint) != 0)
         rc = zmq_failed("listen on", endpoint, err);
+    /* Who may connect may hand in results. */
+    if (rc == RH_OK && chmod(path, S_IRUSR | S_IWUSR) != 0)
+        rc = rh_fail_errno(err, errno, "could not protect %s", path);
     return finish(s, loop, rc, out, err);
 }
 
@@ -316,8 +352,9 @@ enum rh_rc rh_dealer_open(struct rh_zmq *zmq, uv_loop_t *loop, const char *endpo
                           const char *identity, const struct rh_socket_events *events,
                           struct rh_socket **out, struct rh_error *err)
 {
+    const char *path = NULL;
     *out = NULL;
-    enum rh_rc rc = check_path(endpoint, err);
+    enum rh_rc rc = check_path(endpoint, &path, err);
     if (rc != RH_OK)
         return rc;
     if (strlen(identity) == 0 || strlen(identity) > RH_PEER_SIZE_MAX)
@@ -325,8 +362,7 @@ enum rh_rc rh_dealer_open(struct rh_zmq *zmq, uv_loop_t *loop, const char *endpo
                        strlen(identity), RH_PEER_SIZE_MAX);
     struct rh_socket *s = NULL;
     rc = make(zmq, false, events, &s, err);
-    if (rc == RH_OK &&
-        zmq_setsockopt(s->zmq, ZMQ_ROUTING_ID, identity, strlen(identity)) != 0)
+    if (rc == RH_OK && zmq_setsockopt(s->zmq, ZMQ_ROUTING_ID, identity, strlen(identity)) != 0)
         rc = zmq_failed("name", "a socket", err);
     if (rc == RH_OK && zmq_connect(s->zmq, endpoint) != 0)
         rc = zmq_failed("connect to", endpoint, err);
@@ -338,8 +374,16 @@ enum rh_rc rh_dealer_open(struct rh_zmq *zmq, uv_loop_t *loop, const char *endpo
 static enum rh_rc unsendable(struct rh_socket *s, struct rh_error *err)
 {
     s->counters.unsendable++;
-    return rh_fail(err, RH_ERR_REMOTE, "the peer cannot be reached: %s",
-                   zmq_strerror(zmq_errno()));
+    return rh_fail(err, RH_ERR_REMOTE, "the peer cannot be reached: %s", zmq_strerror(zmq_errno()));
+}
+
+static bool send_frame(void *zmq, const void *data, size_t size, int flags)
+{
+    int sent;
+    do {
+        sent = zmq_send(zmq, data, size, ZMQ_DONTWAIT | flags);
+    } while (sent < 0 && zmq_errno() == EINTR);
+    return sent >= 0;
 }
 
 enum rh_rc rh_socket_send(struct rh_socket *s, const struct rh_peer *peer, enum rh_kind kind,
@@ -348,17 +392,18 @@ enum rh_rc rh_socket_send(struct rh_socket *s, const struct rh_peer *peer, enum 
     RH_ASSERT(s->router == (peer != NULL));
     struct rh_frames f;
     enum rh_rc rc = rh_message_encode(kind, body, &f, err);
-    if (rc != RH_OK)
+    if (rc != RH_OK) {
+        s->counters.unsendable++;
         return rc;
-    /* Once the first frame of a message is taken, the rest is taken too. */
-    const int more = ZMQ_DONTWAIT | ZMQ_SNDMORE;
-    if (peer && zmq_send(s->zmq, peer->id, peer->size, more) < 0)
-        rc = unsendable(s, err);
-    else if (zmq_send(s->zmq, f.header, sizeof f.header, more) < 0 ||
-             zmq_send(s->zmq, f.body, f.body_size, ZMQ_DONTWAIT) < 0)
-        rc = unsendable(s, err);
-    else
+    }
+    /* Once the first frame of a message is taken, the rest is taken or dropped with it. */
+    bool sent = !peer || send_frame(s->zmq, peer->id, peer->size, ZMQ_SNDMORE);
+    sent = sent && send_frame(s->zmq, f.header, sizeof f.header, ZMQ_SNDMORE) &&
+           send_frame(s->zmq, f.body, f.body_size, 0);
+    if (sent)
         s->counters.sent++;
+    else
+        rc = unsendable(s, err);
     rh_free(f.body);
     return rc;
 }

@@ -41,8 +41,9 @@ struct rh_socket_events {
 
 struct rh_socket;
 
-/* ROUTER, bound to an endpoint. An ipc path that a live process listens on is RH_ERR_EXISTS: libzmq
- * would take it over without a word. A stale ipc file is replaced. */
+/* ROUTER, bound to an ipc:// endpoint (others are RH_ERR_UNSUPPORTED), for its owner only. A path that
+ * a live process listens on, or that is no socket, is RH_ERR_EXISTS: libzmq would take it over
+ * without a word. A stale socket is replaced. */
 RH_MUST_USE enum rh_rc rh_router_open(struct rh_zmq *zmq, uv_loop_t *loop, const char *endpoint,
                                       const struct rh_socket_events *events,
                                       struct rh_socket **out, struct rh_error *err);
