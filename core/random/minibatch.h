@@ -4,9 +4,9 @@
 #include <stdint.h>
 
 /*
- * Which calibration rows an iteration takes, in AutoRound's order: one MT19937 stream for all blocks,
- * seeded once; every block starts from the rows in order and shuffles them, and shuffles again when
- * fewer than a batch remain. To resume at block b, skip the blocks before it.
+ * Which calibration rows an iteration takes, in AutoRound's order: one MT19937 stream for all
+ * blocks, seeded once; every block starts from the rows in order and shuffles them, and shuffles
+ * again when fewer than a batch remain. To resume at block b, skip the blocks before it.
  */
 struct rh_minibatch;
 

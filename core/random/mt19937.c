@@ -9,8 +9,7 @@ static void init_linear(struct rh_mt19937 *mt, uint32_t seed)
 {
     mt->state[0] = seed;
     for (int i = 1; i < N; i++)
-        mt->state[i] =
-            1812433253U * (mt->state[i - 1] ^ (mt->state[i - 1] >> 30)) + (uint32_t)i;
+        mt->state[i] = 1812433253U * (mt->state[i - 1] ^ (mt->state[i - 1] >> 30)) + (uint32_t)i;
 }
 
 /* Position 0 follows the last one, and takes the last one's value on the way. */

@@ -31,6 +31,6 @@ struct rh_added_match {
 bool rh_added_find(const struct rh_added *a, bool normalized, const char *text, size_t size,
                    size_t from, struct rh_added_match *out);
 const char *rh_added_token(const struct rh_added *a, int32_t id, size_t *size); /* NULL: absent */
-int32_t rh_added_size(const struct rh_added *a); /* highest id + 1 */
+int32_t rh_added_size(const struct rh_added *a);                                /* highest id + 1 */
 
 #endif

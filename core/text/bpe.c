@@ -18,7 +18,7 @@ struct cached {
 };
 
 struct symbol {
-    int32_t id; /* GONE: merged into the one before */
+    int32_t id;   /* GONE: merged into the one before */
     int32_t next; /* -1: the last */
     int32_t previous;
 };

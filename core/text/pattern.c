@@ -127,9 +127,10 @@ static enum rh_rc next_match(struct rh_pattern *p, const char *text, size_t size
     if (rc < 0) {
         PCRE2_UCHAR why[128];
         pcre2_get_error_message(rc, why, sizeof why);
-        return rh_fail(err, RH_ERR_FORMAT,
-                       "splitting the text at byte %zu: %s; the tokenizer's regex cannot cope with it",
-                       from, (const char *)why);
+        return rh_fail(
+            err, RH_ERR_FORMAT,
+            "splitting the text at byte %zu: %s; the tokenizer's regex cannot cope with it", from,
+            (const char *)why);
     }
     const PCRE2_SIZE *at = pcre2_get_ovector_pointer(p->match);
     *begin = at[0];

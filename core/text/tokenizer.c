@@ -37,8 +37,8 @@ static enum rh_rc unsupported(const char *what, const char *part, const char *va
                               struct rh_error *err)
 {
     return rh_fail(err, RH_ERR_UNSUPPORTED,
-                   "%s: %s \"%s\" is not supported; byte-level BPE with NFC or no normalizer is", what,
-                   part, value ? value : "?");
+                   "%s: %s \"%s\" is not supported; byte-level BPE with NFC or no normalizer is",
+                   what, part, value ? value : "?");
 }
 
 static enum rh_rc read_normalizer(const struct rh_json *json, const char *what,
@@ -272,8 +272,8 @@ enum rh_rc rh_tokenizer_encode(struct rh_tokenizer *t, const char *text, size_t 
 {
     size_t bad = 0;
     if (size > TEXT_MAX)
-        return rh_fail(err, RH_ERR_UNSUPPORTED, "a text of %zu bytes; cut it, at most %zu are taken",
-                       size, TEXT_MAX);
+        return rh_fail(err, RH_ERR_UNSUPPORTED,
+                       "a text of %zu bytes; cut it, at most %zu are taken", size, TEXT_MAX);
     if (!rh_utf8_valid(text, size, &bad))
         return rh_fail(err, RH_ERR_FORMAT, "the text is not UTF-8 at byte %zu (0x%02X)", bad,
                        (unsigned)(unsigned char)text[bad]);

@@ -7,10 +7,11 @@
 #include "base/error.h"
 
 /*
- * Byte-level BPE as a Hugging Face tokenizer.json describes it (GPT-2, Llama-3, Qwen): added tokens,
- * NFC, one splitting regex, merges. Parts of the format that this does not cover are refused by
- * name when the file is loaded, never ignored. Same ids as the `tokenizers` library, except for code
- * points whose Unicode properties differ between its tables and those of PCRE2 and utf8proc.
+ * Byte-level BPE as a Hugging Face tokenizer.json describes it (GPT-2, Llama-3, Qwen): added
+ * tokens, NFC, one splitting regex, merges. Parts of the format that this does not cover are
+ * refused by name when the file is loaded, never ignored. Same ids as the `tokenizers` library,
+ * except for code points whose Unicode properties differ between its tables and those of PCRE2 and
+ * utf8proc.
  */
 struct rh_tokenizer;
 
@@ -33,9 +34,9 @@ struct rh_ids {
 void rh_ids_done(struct rh_ids *ids);
 
 /*
- * Appends the ids of a text. Stops early once `enough` ids are there (0: never), perhaps a few later.
- * RH_ERR_FORMAT with the byte offset when the text is not UTF-8. Not thread safe: the tokenizer keeps
- * scratch and a cache.
+ * Appends the ids of a text. Stops early once `enough` ids are there (0: never), perhaps a few
+ * later. RH_ERR_FORMAT with the byte offset when the text is not UTF-8. Not thread safe: the
+ * tokenizer keeps scratch and a cache.
  */
 RH_MUST_USE enum rh_rc rh_tokenizer_encode(struct rh_tokenizer *tokenizer, const char *text,
                                            size_t size, size_t enough, struct rh_ids *out,

@@ -8,8 +8,8 @@
 
 /* Private to the library. Texts are valid UTF-8. */
 
-/* Normalization form C. *out is NULL when the text is in that form because it is ASCII; else free it
- * with rh_unicode_free(). */
+/* Normalization form C. *out is NULL when the text is in that form because it is ASCII; else free
+ * it with rh_unicode_free(). */
 RH_MUST_USE enum rh_rc rh_unicode_nfc(const char *text, size_t size, char **out, size_t *out_size,
                                       struct rh_error *err);
 void rh_unicode_free(char *text);

@@ -132,8 +132,8 @@ static enum rh_rc measure(const struct rh_json *vocab, const char *what, struct 
     return RH_OK;
 }
 
-static enum rh_rc read_tokens(const struct rh_json *vocab, const int16_t *byte_of,
-                              const char *what, struct rh_vocab *v, struct rh_error *err)
+static enum rh_rc read_tokens(const struct rh_json *vocab, const int16_t *byte_of, const char *what,
+                              struct rh_vocab *v, struct rh_error *err)
 {
     for (const struct rh_json *t = rh_json_first(vocab); t; t = rh_json_next(t)) {
         int64_t id = 0;
@@ -153,7 +153,8 @@ static enum rh_rc read_tokens(const struct rh_json *vocab, const int16_t *byte_o
         v->byte_ids[b] = rh_vocab_find(v, &byte, 1);
         if (v->byte_ids[b] < 0)
             return rh_fail(err, RH_ERR_UNSUPPORTED,
-                           "%s: no token for byte 0x%02X; only byte-level BPE is supported", what, b);
+                           "%s: no token for byte 0x%02X; only byte-level BPE is supported", what,
+                           b);
     }
     return RH_OK;
 }

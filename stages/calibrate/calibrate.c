@@ -14,8 +14,8 @@
 static enum rh_rc row_done(void *arg, int64_t rows, struct rh_error *err)
 {
     struct rh_task *task = arg;
-    rh_task_progress(task, "sampling rows", (double)rows,
-                     (double)rh_task_recipe(task)->nsamples, "rows");
+    rh_task_progress(task, "sampling rows", (double)rows, (double)rh_task_recipe(task)->nsamples,
+                     "rows");
     return rh_task_check(task, err);
 }
 
@@ -43,8 +43,10 @@ static enum rh_rc load_tokenizer(const struct rh_task *task, struct rh_tokenizer
     enum rh_rc rc = RH_OK;
     *out = NULL;
     if (!rh_fs_exists(path))
-        rc = rh_fail(err, RH_ERR_NOT_FOUND, "%s has no tokenizer.json: calibration text cannot be "
-                     "tokenized", rh_task_model(task));
+        rc = rh_fail(err, RH_ERR_NOT_FOUND,
+                     "%s has no tokenizer.json: calibration text cannot be "
+                     "tokenized",
+                     rh_task_model(task));
     if (rc == RH_OK)
         rc = rh_sha256_file(path, sha256, NULL, err);
     if (rc == RH_OK)
@@ -60,9 +62,9 @@ static enum rh_rc load_tokenizer(const struct rh_task *task, struct rh_tokenizer
 
 static enum rh_rc check_dataset(const struct rh_recipe *recipe, struct rh_error *err)
 {
-    if (rh_fs_is_dir(recipe->dataset))
-        return rh_fail(err, RH_ERR_UNSUPPORTED,
-                       "calibration.dataset %s is a directory; name a .jsonl file", recipe->dataset);
+    enum rh_rc rc = rh_recipe_check_complete(recipe, err);
+    if (rc != RH_OK)
+        return rc;
     if (recipe->dataset[0] != '/')
         return rh_fail(err, RH_ERR_UNSUPPORTED,
                        "calibration.dataset %s is the name of a data set on the hub, which cannot "

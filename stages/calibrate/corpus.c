@@ -3,13 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/sha256.h"
 
-#define CHUNK    ((size_t)1 << 20)
+#define CHUNK          ((size_t)1 << 20)
 #define LINE_MAX_BYTES ((uint64_t)256 << 20)
 
 struct line {
@@ -27,13 +28,23 @@ struct rh_corpus {
     char sha256[RH_SHA256_HEX_SIZE];
 };
 
-static void add_line(struct rh_corpus *c, struct line line)
+static enum rh_rc add_line(struct rh_corpus *c, struct line line, struct rh_error *err)
 {
     if ((size_t)c->count == c->capacity) {
-        c->capacity = c->capacity ? 2 * c->capacity : 1024;
-        c->lines = rh_realloc_array(c->lines, c->capacity, sizeof *c->lines);
+        size_t capacity = c->capacity ? 2 * c->capacity : 1024;
+        void *lines = NULL;
+        enum rh_rc rc = rh_try_alloc(capacity * sizeof *c->lines, "the index of calibration lines",
+                                     &lines, err);
+        if (rc != RH_OK)
+            return rc;
+        if (c->count > 0)
+            memcpy(lines, c->lines, (size_t)c->count * sizeof *c->lines);
+        rh_free(c->lines);
+        c->lines = lines;
+        c->capacity = capacity;
     }
     c->lines[c->count++] = line;
+    return RH_OK;
 }
 
 struct scan {
@@ -42,21 +53,29 @@ struct scan {
     int64_t number;
 };
 
-static void scan_bytes(struct rh_corpus *c, struct scan *s, const char *bytes, size_t size)
+static enum rh_rc end_line(struct rh_corpus *c, struct scan *s, struct rh_error *err)
 {
-    for (size_t i = 0; i < size; i++) {
+    s->line.number = s->number++;
+    enum rh_rc rc = s->blank ? RH_OK : add_line(c, s->line, err);
+    s->line = (struct line){s->line.at + s->line.size + 1, 0, 0};
+    s->blank = true;
+    return rc;
+}
+
+static enum rh_rc scan_bytes(struct rh_corpus *c, struct scan *s, const char *bytes, size_t size,
+                             struct rh_error *err)
+{
+    enum rh_rc rc = RH_OK;
+    for (size_t i = 0; i < size && rc == RH_OK; i++) {
         if (bytes[i] == '\n') {
-            s->line.number = s->number++;
-            if (!s->blank)
-                add_line(c, s->line);
-            s->line = (struct line){s->line.at + s->line.size + 1, 0, 0};
-            s->blank = true;
+            rc = end_line(c, s, err);
             continue;
         }
         s->line.size++;
         if (bytes[i] != ' ' && bytes[i] != '\t' && bytes[i] != '\r')
             s->blank = false;
     }
+    return rc;
 }
 
 /* One pass over the file: where the lines are, and its digest. */
@@ -66,7 +85,7 @@ static enum rh_rc index_lines(struct rh_corpus *c, struct rh_error *err)
     struct rh_sha256 *hash = rh_sha256_new();
     char *chunk = rh_alloc(CHUNK);
     struct scan s = {.blank = true, .number = 1};
-    for (;;) {
+    while (rc == RH_OK) {
         ssize_t n = read(c->fd, chunk, CHUNK);
         if (n < 0 && errno == EINTR)
             continue;
@@ -75,11 +94,10 @@ static enum rh_rc index_lines(struct rh_corpus *c, struct rh_error *err)
         if (n <= 0)
             break;
         rh_sha256_update(hash, chunk, (size_t)n);
-        scan_bytes(c, &s, chunk, (size_t)n);
+        rc = scan_bytes(c, &s, chunk, (size_t)n, err);
     }
-    s.line.number = s.number;
-    if (!s.blank)
-        add_line(c, s.line);
+    if (rc == RH_OK)
+        rc = end_line(c, &s, err);
     uint8_t digest[32];
     rh_sha256_finish(hash, digest);
     rh_sha256_hex(digest, c->sha256);
@@ -88,15 +106,27 @@ static enum rh_rc index_lines(struct rh_corpus *c, struct rh_error *err)
     return rc;
 }
 
+/* A pipe is refused, and does not hold up the opening: lines are read twice. */
+static enum rh_rc open_file(struct rh_corpus *c, struct rh_error *err)
+{
+    struct stat st;
+    c->fd = open(c->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (c->fd < 0 || fstat(c->fd, &st) != 0)
+        return rh_fail_errno(err, errno, "could not open calibration.dataset %s", c->path);
+    if (!S_ISREG(st.st_mode))
+        return rh_fail(err, RH_ERR_UNSUPPORTED,
+                       "calibration.dataset %s is not a regular file; name a .jsonl file", c->path);
+    return RH_OK;
+}
+
 enum rh_rc rh_corpus_open(const char *path, struct rh_corpus **out, struct rh_error *err)
 {
     *out = NULL;
     struct rh_corpus *c = rh_alloc(sizeof *c);
     c->path = rh_strdup(path);
-    c->fd = open(path, O_RDONLY | O_CLOEXEC);
-    enum rh_rc rc = c->fd < 0
-                        ? rh_fail_errno(err, errno, "could not open calibration.dataset %s", path)
-                        : index_lines(c, err);
+    enum rh_rc rc = open_file(c, err);
+    if (rc == RH_OK)
+        rc = index_lines(c, err);
     if (rc != RH_OK) {
         rh_corpus_close(c);
         return rc;
@@ -170,9 +200,16 @@ static size_t white_at_end(const char *text, size_t end)
 static const char *text_of(const struct rh_json *document)
 {
     if (rh_json_type(document) == RH_JSON_OBJECT)
-        document = rh_json_count(document) == 1 ? rh_json_first(document)
-                                                : rh_json_get(document, "text");
+        document =
+            rh_json_count(document) == 1 ? rh_json_first(document) : rh_json_get(document, "text");
     return rh_json_string(document);
+}
+
+static enum rh_rc parse_line(const char *bytes, uint64_t size, const char *what,
+                             struct rh_json **out, struct rh_error *err)
+{
+    enum rh_rc rc = rh_json_parse(bytes, size, what, out, err);
+    return rc == RH_OK ? rc : rh_error_prefix(err, "calibration.dataset must be JSON Lines");
 }
 
 enum rh_rc rh_corpus_text(struct rh_corpus *c, int64_t index, char **out, size_t *out_size,
@@ -181,8 +218,12 @@ enum rh_rc rh_corpus_text(struct rh_corpus *c, int64_t index, char **out, size_t
     const struct line *line = &c->lines[index];
     *out = NULL;
     if (line->size > LINE_MAX_BYTES)
-        return rh_fail(err, RH_ERR_FORMAT, "%s:%lld: a line of %llu bytes; is this JSON Lines?",
-                       c->path, (long long)line->number, (unsigned long long)line->size);
+        return rh_fail(
+            err, RH_ERR_FORMAT,
+            "%s line %lld: %llu bytes, at most %llu are taken; calibration.dataset must be "
+            "JSON Lines",
+            c->path, (long long)line->number, (unsigned long long)line->size,
+            (unsigned long long)LINE_MAX_BYTES);
     void *bytes = NULL;
     struct rh_json *document = NULL;
     char *what = rh_format("%s line %lld", c->path, (long long)line->number);
@@ -190,7 +231,7 @@ enum rh_rc rh_corpus_text(struct rh_corpus *c, int64_t index, char **out, size_t
     if (rc == RH_OK)
         rc = read_line(c, line, bytes, err);
     if (rc == RH_OK)
-        rc = rh_json_parse(bytes, line->size, what, &document, err);
+        rc = parse_line(bytes, line->size, what, &document, err);
     if (rc == RH_OK && !text_of(document))
         rc = rh_fail(err, RH_ERR_FORMAT,
                      "%s: no text; a line must be a string or an object with the member \"text\"",

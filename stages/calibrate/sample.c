@@ -39,11 +39,12 @@ static enum rh_rc try_document(struct rh_corpus *corpus, int64_t index,
     size_t size = 0;
     enum rh_rc rc = rh_corpus_text(corpus, index, &text, &size, err);
     ids->count = 0;
-    if (rc == RH_OK)
-        rc = rh_tokenizer_encode(tokenizer, text, size, (size_t)seqlen, ids, err);
+    if (rc != RH_OK)
+        return rc;
+    rc = rh_tokenizer_encode(tokenizer, text, size, (size_t)seqlen, ids, err);
     rh_free(text);
     if (rc != RH_OK)
-        return rh_error_prefix(err, "calibration line %lld",
+        return rh_error_prefix(err, "line %lld of calibration.dataset",
                                (long long)rh_corpus_line(corpus, index));
     s->considered++;
     if (ids->count < (size_t)seqlen) {

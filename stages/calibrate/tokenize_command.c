@@ -58,15 +58,18 @@ int rh_tokenize_command(int argc, char **argv)
     int count = 0;
     const struct rh_option options[] = {
         {.name = "json", .help = "print a JSON list", .value = &json},
-        {.name = "pattern", .argument = "REGEX", .help = "split by this regex instead of the file's",
+        {.name = "pattern",
+         .argument = "REGEX",
+         .help = "split by this regex instead of the file's",
          .value = &pattern},
         {0},
     };
     struct rh_error err;
     enum rh_rc rc = rh_options_parse(argc - 1, argv + 1, options, &path, 1, &count, &err);
     if (rc == RH_OK && count != 1)
-        rc = rh_fail(&err, RH_ERR_ARGUMENT,
-                     "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--pattern REGEX] < TEXT");
+        rc = rh_fail(
+            &err, RH_ERR_ARGUMENT,
+            "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--pattern REGEX] < TEXT");
     if (rc == RH_OK)
         rc = tokenize(path, pattern, json != NULL, &err);
     if (rc == RH_OK)

@@ -126,7 +126,8 @@ static void byte_level_splits_by_itself_when_asked(void **state)
 static void tokens_put_together_are_the_text_again(void **state)
 {
     (void)state;
-    static const char text[] = "na\xC3\xAFve <|im_start|> \xF0\x9F\x98\x80\n\t x\x01 '\xE6\xBC\xA2'";
+    static const char text[] =
+        "na\xC3\xAFve <|im_start|> \xF0\x9F\x98\x80\n\t x\x01 '\xE6\xBC\xA2'";
     struct rh_tokenizer *t = load(NANO, NULL);
     struct rh_ids ids = {0};
     struct rh_strbuf back = {0};
@@ -187,11 +188,10 @@ static void text_that_is_not_utf8_is_refused_at_its_byte(void **state)
     static const struct {
         const char *text;
         const char *at;
-    } bad[] = {
-        {"abc\xFF", "byte 3 "},         {"\x80", "byte 0 "},
-        {"ok \xED\xA0\x80", "byte 3 "}, /* a surrogate */
-        {"\xC0\xAF", "byte 0 "},        {"x\xE2\x82", "byte 1 "},
-        {"\xF4\x90\x80\x80", "byte 0 "}};
+    } bad[] = {{"abc\xFF", "byte 3 "},         {"\x80", "byte 0 "},
+               {"ok \xED\xA0\x80", "byte 3 "}, /* a surrogate */
+               {"\xC0\xAF", "byte 0 "},        {"x\xE2\x82", "byte 1 "},
+               {"\xF4\x90\x80\x80", "byte 0 "}};
     struct rh_tokenizer *t = load(NANO, NULL);
     struct rh_ids ids = {0};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

@@ -116,9 +116,8 @@ static void broken_files_are_format_errors(void **state)
 static void regexes_that_other_engines_read_differently_are_refused(void **state)
 {
     (void)state;
-    static const char *const regexes[] = {"[a&&b]", "[a[bc]]", "\\h+", "[\\h]+", "^a",
-                                          "a$",     "[\\S]",   "\\R",  "(",      "[a",
-                                          "a\\Cb",  "\\"};
+    static const char *const regexes[] = {"[a&&b]", "[a[bc]]", "\\h+", "[\\h]+", "^a",    "a$",
+                                          "[\\S]",  "\\R",     "(",    "[a",     "a\\Cb", "\\"};
     for (size_t i = 0; i < sizeof regexes / sizeof regexes[0]; i++) {
         struct rh_error err;
         if (parse(original, regexes[i], &err) != RH_ERR_UNSUPPORTED)
@@ -136,16 +135,19 @@ static void odd_regexes_split_as_they_should(void **state)
         const char *regex;
         size_t count;
         int32_t ids[5];
-    } cases[] = {{"x*", 5, {93, 32, 116, 104, 101}}, {"(?=the)", 3, {93, 32, 260}},
-                 {"[]\\s]", 3, {93, 32, 260}},       {"[^]]+", 2, {93, 258}},
-                 {"\\[", 2, {93, 258}},              {"\\S+", 3, {93, 32, 260}}};
+    } cases[] = {{"x*", 5, {93, 32, 116, 104, 101}},
+                 {"(?=the)", 3, {93, 32, 260}},
+                 {"[]\\s]", 3, {93, 32, 260}},
+                 {"[^]]+", 2, {93, 258}},
+                 {"\\[", 2, {93, 258}},
+                 {"\\S+", 3, {93, 32, 260}}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct rh_tokenizer *t = NULL;
         struct rh_ids ids = {0};
         struct rh_error err = {0};
-        assert_int_equal(rh_tokenizer_parse(original, strlen(original), "t.json", cases[i].regex,
-                                            &t, &err),
-                         RH_OK);
+        assert_int_equal(
+            rh_tokenizer_parse(original, strlen(original), "t.json", cases[i].regex, &t, &err),
+            RH_OK);
         assert_int_equal(rh_tokenizer_encode(t, "] the", 5, 0, &ids, &err), RH_OK);
         assert_int_equal(ids.count, cases[i].count);
         assert_memory_equal(ids.ids, cases[i].ids, ids.count * sizeof *ids.ids);
@@ -163,8 +165,8 @@ static void a_regex_that_explodes_is_an_error_in_time(void **state)
     struct rh_strbuf text = {0};
     for (int i = 0; i < 5000; i++)
         rh_strbuf_puts(&text, "a");
-    assert_int_equal(rh_tokenizer_parse(original, strlen(original), "t.json", "(a|aa)+[bc]", &t, &err),
-                     RH_OK);
+    assert_int_equal(
+        rh_tokenizer_parse(original, strlen(original), "t.json", "(a|aa)+[bc]", &t, &err), RH_OK);
     assert_int_equal(rh_tokenizer_encode(t, text.text, text.size, 0, &ids, &err), RH_ERR_FORMAT);
     assert_non_null(strstr(err.message, "byte 0"));
     assert_int_equal(ids.count, 0);
