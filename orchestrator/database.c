@@ -71,9 +71,8 @@ static enum rh_rc execute(struct rh_database *db, const char *sql, const char *d
 static enum rh_rc prepare(struct rh_database *db, const char *sql, sqlite3_stmt **out,
                           struct rh_error *err)
 {
-    return sqlite3_prepare_v2(db->handle, sql, -1, out, NULL) == SQLITE_OK
-               ? RH_OK
-               : failed(db, "ask", err);
+    return sqlite3_prepare_v2(db->handle, sql, -1, out, NULL) == SQLITE_OK ? RH_OK
+                                                                           : failed(db, "ask", err);
 }
 
 /* A text column; NULL stays NULL. Valid until the next step. */
@@ -190,8 +189,8 @@ enum rh_rc rh_database_open(const char *path, struct rh_database **out, struct r
     struct rh_database *db = rh_alloc(sizeof *db);
     db->path = rh_strdup(path);
     *out = NULL;
-    enum rh_rc rc = sqlite3_open(path, &db->handle) == SQLITE_OK ? set_up(db, err)
-                                                                  : failed(db, "open", err);
+    enum rh_rc rc =
+        sqlite3_open(path, &db->handle) == SQLITE_OK ? set_up(db, err) : failed(db, "open", err);
     if (rc != RH_OK) {
         rh_database_close(db);
         return rc;
@@ -220,8 +219,8 @@ const char *rh_database_factory_id(const struct rh_database *db)
 enum rh_rc rh_database_next_epoch(struct rh_database *db, uint64_t *out, struct rh_error *err)
 {
     int64_t epoch = 0;
-    enum rh_rc rc =
-        execute(db, "UPDATE meta SET value=CAST(value AS INTEGER)+1 WHERE key='epoch'", "write", err);
+    enum rh_rc rc = execute(db, "UPDATE meta SET value=CAST(value AS INTEGER)+1 WHERE key='epoch'",
+                            "write", err);
     if (rc == RH_OK)
         rc = one_number(db, "SELECT CAST(value AS INTEGER) FROM meta WHERE key='epoch'", &epoch,
                         err);
@@ -348,9 +347,13 @@ enum rh_rc rh_database_next_numbers(struct rh_database *db, int64_t *job_seq, in
 
 static enum rh_rc give_job(sqlite3_stmt *s, rh_job_fn fn, void *arg, struct rh_error *err)
 {
-    struct rh_job_row row = {.id = text_at(s, 0), .name = text_at(s, 7), .model = text_at(s, 8),
-                             .output = text_at(s, 9), .recipe = text_at(s, 10),
-                             .recipe_digest = text_at(s, 11), .token = text_at(s, 12),
+    struct rh_job_row row = {.id = text_at(s, 0),
+                             .name = text_at(s, 7),
+                             .model = text_at(s, 8),
+                             .output = text_at(s, 9),
+                             .recipe = text_at(s, 10),
+                             .recipe_digest = text_at(s, 11),
+                             .token = text_at(s, 12),
                              .created_unix_ns = sqlite3_column_int64(s, 13),
                              .finished_unix_ns = sqlite3_column_int64(s, 14)};
     struct rh_sched_job job = {.seq = sqlite3_column_int64(s, 1),
@@ -376,10 +379,11 @@ enum rh_rc rh_database_jobs(struct rh_database *db, enum rh_job_choice choice, c
         [RH_JOBS_ID] = "substr(id, 1, length(?1)) = ?1",
         [RH_JOBS_TOKEN] = "token = ?1",
     };
-    char *sql = rh_format("SELECT id, seq, priority, prefetch, desired, state, reason, name, model, "
-                          "output, recipe, recipe_digest, token, created, finished FROM job WHERE "
-                          "%s ORDER BY seq",
-                          where[choice]);
+    char *sql =
+        rh_format("SELECT id, seq, priority, prefetch, desired, state, reason, name, model, "
+                  "output, recipe, recipe_digest, token, created, finished FROM job WHERE "
+                  "%s ORDER BY seq",
+                  where[choice]);
     sqlite3_stmt *s = NULL;
     enum rh_rc rc = prepare(db, sql, &s, err);
     rh_free(sql);
@@ -493,11 +497,16 @@ enum rh_rc rh_database_events(struct rh_database *db, const char *job, const cha
         struct rh_event_row row = {.seq = sqlite3_column_int64(s, 0),
                                    .unix_ns = sqlite3_column_int64(s, 1),
                                    .epoch = (uint64_t)sqlite3_column_int64(s, 2),
-                                   .job = text_at(s, 3), .type = text_at(s, 4),
-                                   .task = number_or(s, 5, 0), .op = text_at(s, 6),
-                                   .index = number_or(s, 7, -1), .block = number_or(s, 8, -1),
-                                   .worker = text_at(s, 9), .pid = number_or(s, 10, 0),
-                                   .text = text_at(s, 11), .data = text_at(s, 12)};
+                                   .job = text_at(s, 3),
+                                   .type = text_at(s, 4),
+                                   .task = number_or(s, 5, 0),
+                                   .op = text_at(s, 6),
+                                   .index = number_or(s, 7, -1),
+                                   .block = number_or(s, 8, -1),
+                                   .worker = text_at(s, 9),
+                                   .pid = number_or(s, 10, 0),
+                                   .text = text_at(s, 11),
+                                   .data = text_at(s, 12)};
         rh_json_append(events, rh_event_json(&row));
     }
     if (step != SQLITE_DONE)

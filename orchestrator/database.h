@@ -31,7 +31,7 @@ void rh_database_rollback(struct rh_database *db);
 /* What a job is, beside what the scheduler knows. */
 struct rh_job_row {
     const char *id, *name, *model, *output, *recipe, *recipe_digest;
-    const char *token; /* NULL: none */
+    const char *token;                         /* NULL: none */
     int64_t created_unix_ns, finished_unix_ns; /* finished 0: not yet */
 };
 
@@ -61,13 +61,14 @@ struct rh_event_row {
     int64_t seq, unix_ns;
     uint64_t epoch;
     const char *job, *type, *op, *worker, *text, *data; /* NULL: none; data: JSON */
-    int64_t task, index, block, pid;                    /* task 0, index and block -1, pid 0: none */
+    int64_t task, index, block, pid; /* task 0, index and block -1, pid 0: none */
 };
 
 /* Sets row->seq. */
 RH_MUST_USE enum rh_rc rh_database_add_event(struct rh_database *db, struct rh_event_row *row,
                                              struct rh_error *err);
-/* Events after `after`, oldest first; job and type NULL: any. An array of events, owned by caller. */
+/* Events after `after`, oldest first; job and type NULL: any. An array of events, owned by caller.
+ */
 RH_MUST_USE enum rh_rc rh_database_events(struct rh_database *db, const char *job, const char *type,
                                           int64_t after, int limit, struct rh_json **out,
                                           struct rh_error *err);

@@ -23,9 +23,16 @@ struct rh_factory_options {
     bool exit_when_idle;   /* for one-shot runs: leave when no active job is left */
 };
 
+/* Strings are copied. Only one process may work on a state directory (RH_ERR_EXISTS); network file
+ * systems are refused. After a failure run the loop once more before closing it. */
 RH_MUST_USE enum rh_rc rh_factory_new(uv_loop_t *loop, const struct rh_factory_options *options,
                                       struct rh_factory **out, struct rh_error *err);
-/* Drains the stages, then stops the loop's handles; done is called when uv_run() may return. */
+/* "<run_dir>/api.sock", where the HTTP API belongs; owned by caller. */
+char *rh_factory_api_path(const struct rh_factory *factory);
+/* With exit_when_idle: called once, when there was a job and no active one is left. */
+void rh_factory_on_idle(struct rh_factory *factory, void (*fn)(void *arg), void *arg);
+/* Drains the stages, then stops the loop's handles; done is called when uv_run() may return. A
+ * second call kills what has not stopped yet. */
 void rh_factory_stop(struct rh_factory *factory, void (*done)(void *arg), void *arg);
 void rh_factory_free(struct rh_factory *factory);
 

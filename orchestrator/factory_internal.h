@@ -97,7 +97,8 @@ void rh_factory_note(struct rh_factory *f, const char *type, struct rh_sched_job
 
 /* -- factory_load.c --------------------------------------------------------------------------- */
 
-/* Takes a stored job into the scheduler: rows, committed artifacts whose row was not saved, graph. */
+/* Takes a stored job into the scheduler: rows, committed artifacts whose row was not saved, graph.
+ */
 RH_MUST_USE enum rh_rc rh_factory_load_job(struct rh_factory *f, struct rh_database *db,
                                            const struct rh_job_row *row,
                                            const struct rh_sched_job *sched, struct rh_error *err);
@@ -124,6 +125,8 @@ void rh_factory_carry_out(struct rh_factory *f, const struct rh_action *action);
 void rh_factory_discard(struct rh_factory *f, const char *path);
 /* Deletes, in the background, all of a finished job's files but its reports. */
 void rh_factory_prune(struct rh_factory *f, const char *job_dir);
+/* The staging directory of the task's newest lease. */
+void rh_factory_sweep_task(struct rh_factory *f, const struct rh_sched_task *task);
 /* Staging directories that no lease of the job can still need. task: only those of this one, of
  * epochs other than its own; NULL: of all tasks. */
 void rh_factory_sweep(struct rh_factory *f, const struct rh_sched_job *job,

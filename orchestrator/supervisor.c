@@ -100,11 +100,10 @@ static void on_exit_(uv_process_t *process, int64_t status, int signal_number)
     struct child *c = process->data;
     struct rh_supervisor *s = c->owner;
     bool died = !s->stopping && (signal_number != 0 || status != 0);
-    char *why = signal_number != 0
-                    ? rh_format("%s was ended by signal %d (%s), see %s", c->worker, signal_number,
-                                strsignal(signal_number), c->log)
-                    : rh_format("%s ended with exit code %lld, see %s", c->worker,
-                                (long long)status, c->log);
+    char *why = signal_number != 0 ? rh_format("%s was ended by signal %d (%s), see %s", c->worker,
+                                               signal_number, strsignal(signal_number), c->log)
+                                   : rh_format("%s ended with exit code %lld, see %s", c->worker,
+                                               (long long)status, c->log);
     if (now_ms() - c->started_at >= STEADY_MS)
         c->wait_ms = RESTART_MS;
     rh_log(died ? RH_LOG_WARN : RH_LOG_INFO, "stage.ended", "worker=%s pid=%d why=\"%s\"",
