@@ -17,6 +17,8 @@
 #define HELLO_AGAIN_MS 1000
 /* Unanswered beats after which the orchestrator is taken for gone. */
 #define SILENT_BEATS 3
+/* Beats out of turn are no denser than this. */
+#define URGENT_MS 200
 /* A drain waits so long for short tasks, and so long for the last acknowledgements. */
 #define DRAIN_MS 15000
 #define ACK_MS   3000
@@ -108,7 +110,7 @@ void rh_link_hello(struct rh_link *link)
     hello.pid = getpid();
     hello.host = host;
     hello.build = (char *)(uintptr_t)RH_VERSION;
-    hello.factory = link->factory ? link->factory : (char *)(uintptr_t)"";
+    hello.factory = link->factory ? link->factory : (char *)(uintptr_t) "";
     hello.held = held_leases(link, &hello.n_held);
     rh_link_send(link, RH_KIND_HELLO, &hello.base);
     free_leases(hello.held, hello.n_held);
@@ -127,7 +129,18 @@ static void send_beat(struct rh_link *link)
     beat.held = held_leases(link, &beat.n_held);
     rh_link_send(link, RH_KIND_BEAT, &beat.base);
     free_leases(beat.held, beat.n_held);
-    link->beats_unanswered++;
+}
+
+static bool take_urgent(struct rh_link *link)
+{
+    bool urgent = false;
+    for (struct rh_task *t = link->tasks; t; t = t->next) {
+        pthread_mutex_lock(&t->lock);
+        urgent |= t->urgent;
+        t->urgent = false;
+        pthread_mutex_unlock(&t->lock);
+    }
+    return urgent;
 }
 
 static void send_ticks(struct rh_link *link)
@@ -159,7 +172,7 @@ static void stop_loop(struct rh_link *link)
     if (link->welcomed) {
         Rh__Bye bye = RH__BYE__INIT;
         bye.session = link->session;
-        bye.reason = (char *)(uintptr_t)"drained";
+        bye.reason = (char *)(uintptr_t) "drained";
         rh_link_send(link, RH_KIND_BYE, &bye.base);
     }
     rh_socket_close(link->socket, 500);
@@ -171,9 +184,15 @@ static void stop_loop(struct rh_link *link)
 
 void rh_link_fail(struct rh_link *link, const struct rh_error *why)
 {
+    if (link->refused)
+        return;
     link->failure = *why;
+    link->refused = true;
+    link->welcomed = false;
     rh_link_drain(link);
-    stop_loop(link);
+    /* Nobody wants their results. */
+    for (struct rh_task *t = link->tasks; t; t = t->next)
+        atomic_store(&t->cancelled, true);
 }
 
 /* While draining: short tasks may end, then nothing is left to wait for. */
@@ -196,14 +215,19 @@ static void on_timer(uv_timer_t *timer)
     int64_t now = rh_link_now();
     rh_link_deliver(link, now);
     if (!link->welcomed) {
-        if (now - link->hello_at >= HELLO_AGAIN_MS)
+        if (!link->refused && now - link->hello_at >= HELLO_AGAIN_MS)
             rh_link_hello(link);
     } else if (now - link->beat_at >= link->beat_ms) {
         link->beat_at = now;
-        if (link->beats_unanswered >= SILENT_BEATS)
+        if (link->beats_unanswered >= SILENT_BEATS) {
             rh_link_hello(link);
-        else
+        } else {
             send_beat(link);
+            link->beats_unanswered++;
+        }
+    } else if (now - link->beat_at >= URGENT_MS && take_urgent(link)) {
+        link->beat_at = now;
+        send_beat(link);
     }
     if (link->welcomed)
         send_ticks(link);
@@ -231,9 +255,19 @@ void rh_link_drain(struct rh_link *link)
     link->draining_since = rh_link_now();
     /* A session stops at its last checkpoint; everything else is short. */
     for (struct rh_task *t = link->tasks; t; t = t->next) {
-        if (t->last > t->index || t->session)
+        pthread_mutex_lock(&t->lock);
+        bool session = t->session || t->last > t->index;
+        pthread_mutex_unlock(&t->lock);
+        if (session)
             atomic_store(&t->cancelled, true);
     }
+    if (!link->welcomed)
+        return;
+    Rh__Drain drain = RH__DRAIN__INIT;
+    drain.session = link->session;
+    drain.deadline_ms = DRAIN_MS;
+    rh_link_send(link, RH_KIND_DRAIN, &drain.base);
+    rh_link_ready(link);
 }
 
 static void on_signal(uv_signal_t *handle, int signal_number)
@@ -279,7 +313,8 @@ enum rh_rc rh_link_run(const struct rh_stage *stage, const struct rh_link_option
     link->incarnation = (uint64_t)rh_clock_unix_ns();
     uv_loop_init(&link->loop);
     char *identity = rh_format("%s#%llu", options->worker, (unsigned long long)link->incarnation);
-    struct rh_socket_events events = {.message = rh_link_message, .arg = link};
+    struct rh_socket_events events = {
+        .message = rh_link_message, .garbage = rh_link_garbage, .arg = link};
     enum rh_rc rc = rh_zmq_new(&link->zmq, err);
     if (rc == RH_OK)
         rc = rh_dealer_open(link->zmq, &link->loop, options->endpoint, identity, &events,

@@ -19,7 +19,8 @@ struct rh_link {
     struct rh_socket *socket;
     struct rh_task *tasks;
     bool welcomed, draining, stopping;
-    uint64_t session;
+    bool refused; /* failure says why; nothing more is said */
+    uint64_t session, orch_epoch;
     char *factory;
     int64_t beat_ms, beat_at, hello_at, draining_since;
     int beats_unanswered;
@@ -36,6 +37,7 @@ void rh_link_fail(struct rh_link *link, const struct rh_error *why);
 void rh_link_wake(void *link);
 /* link_tasks.c: what was said to us, and what is to be delivered. */
 void rh_link_message(void *link, const struct rh_peer *peer, const struct rh_message *message);
+void rh_link_garbage(void *link, const struct rh_peer *peer, int kind, const struct rh_error *why);
 void rh_link_deliver(struct rh_link *link, int64_t now);
 
 #endif

@@ -6,8 +6,27 @@
 #include "base/mem.h"
 #include "link_internal.h"
 
-/* A result or checkpoint that nobody acknowledged is said again. */
-#define REPEAT_MS 2000
+/* A result or checkpoint that nobody acknowledged is said again, soon at first. */
+#define REPEAT_SOON_MS 1000
+#define REPEAT_MS      5000
+#define SOON_TRIES     3
+
+static bool is_due(int64_t now, int64_t sent_at, int tries)
+{
+    return tries == 0 || now - sent_at >= (tries < SOON_TRIES ? REPEAT_SOON_MS : REPEAT_MS);
+}
+
+/* Facts for the event log may fail to fit; what they are about is delivered all the same. */
+static char *fitting(char *facts, const struct rh_task *t)
+{
+    if (!facts)
+        return (char *)(uintptr_t) "";
+    if (strlen(facts) <= RH_WIRE_BODY_MAX / 2)
+        return facts;
+    rh_log(RH_LOG_WARN, "task.facts_dropped", "job=%s op=%s bytes=%zu", t->job, t->op->op,
+           strlen(facts));
+    return (char *)(uintptr_t) "";
+}
 
 static struct rh_task *find(struct rh_link *link, int64_t task, int64_t epoch)
 {
@@ -39,9 +58,10 @@ static void send_checkpoint(struct rh_link *link, const struct rh_task *t,
     m.task = t->id;
     m.epoch = t->epoch;
     m.block = note->index;
-    m.metrics = note->metrics ? note->metrics : (char *)(uintptr_t)"";
+    m.metrics = fitting(note->metrics, t);
     rh_link_send(link, RH_KIND_CHECKPOINT, &m.base);
     note->sent_at = now;
+    note->tries++;
 }
 
 static void send_result(struct rh_link *link, struct rh_task *t, int64_t now)
@@ -58,11 +78,12 @@ static void send_result(struct rh_link *link, struct rh_task *t, int64_t now)
         m.error_name = (char *)(uintptr_t)rh_rc_name(t->rc);
         m.error = t->err.message;
     }
-    m.meta = meta ? meta : (char *)(uintptr_t)"";
+    m.meta = fitting(meta, t);
     m.wall_s = (double)(now - t->started_at) / 1000.0;
     m.max_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
     rh_link_send(link, RH_KIND_RESULT, &m.base);
     t->result_sent_at = now;
+    t->result_tries++;
     rh_free(meta);
 }
 
@@ -91,12 +112,11 @@ static void deliver_task(struct rh_link *link, struct rh_task *t, int64_t now)
     pthread_mutex_lock(&t->lock);
     struct rh_checkpoint_note *first = t->notes;
     for (struct rh_checkpoint_note *n = first; n; n = n->next) {
-        if (n->sent_at == 0 || now - n->sent_at >= REPEAT_MS)
+        if (is_due(now, n->sent_at, n->tries))
             send_checkpoint(link, t, n, now);
     }
     pthread_mutex_unlock(&t->lock);
-    if (t->joined && !first &&
-        (t->result_sent_at == 0 || now - t->result_sent_at >= REPEAT_MS))
+    if (t->joined && !first && is_due(now, t->result_sent_at, t->result_tries))
         send_result(link, t, now);
 }
 
@@ -157,14 +177,22 @@ static struct rh_recipe *read_recipe(const Rh__Assign *a, struct rh_error *err)
     return rc == RH_OK ? recipe : NULL;
 }
 
+/* A recipe that cannot be read is a failure of the task: refusing it would only bring it back. */
+static bool start_thread(struct rh_task *t, const struct rh_error *unreadable)
+{
+    if (t->recipe)
+        return pthread_create(&t->thread, NULL, compute, t) == 0;
+    t->err = *unreadable;
+    rh_task_clean_text(t->err.message);
+    t->rc = t->err.rc;
+    t->finished = t->joined = true;
+    return true;
+}
+
 static void start_task(struct rh_link *link, const Rh__Assign *a, const struct rh_stage_op *op)
 {
-    struct rh_error err;
+    struct rh_error err = {0};
     struct rh_recipe *recipe = read_recipe(a, &err);
-    if (!recipe) {
-        reject(link, a, err.message);
-        return;
-    }
     char *job_dir = rh_format("%s/%s", link->options.state_dir, a->job_dir);
     char *staging = rh_format("%s/%s", job_dir, a->staging);
     struct rh_task *t = rh_task_new(op, a->job, a->model, a->output, job_dir, staging, recipe);
@@ -178,7 +206,7 @@ static void start_task(struct rh_link *link, const Rh__Assign *a, const struct r
     t->started_at = rh_link_now();
     rh_free(job_dir);
     rh_free(staging);
-    if (pthread_create(&t->thread, NULL, compute, t) != 0) {
+    if (!start_thread(t, &err)) {
         rh_task_free(t);
         reject(link, a, "no thread to be had");
         return;
@@ -192,8 +220,8 @@ static void start_task(struct rh_link *link, const Rh__Assign *a, const struct r
 
 static void on_assign(struct rh_link *link, const Rh__Assign *a)
 {
-    if (!link->welcomed || a->session != link->session)
-        return; /* of an earlier orchestrator: it will not be renewed */
+    if (link->refused)
+        return;
     if (find(link, a->task, a->epoch)) {
         say_accepted(link, a->task, a->epoch);
         return;
@@ -213,8 +241,40 @@ static void on_assign(struct rh_link *link, const Rh__Assign *a)
         start_task(link, a, op);
 }
 
+/* Everything is said again at once to whoever has just come. */
+static void repeat_all(struct rh_link *link)
+{
+    for (struct rh_task *t = link->tasks; t; t = t->next) {
+        t->result_tries = 0;
+        pthread_mutex_lock(&t->lock);
+        for (struct rh_checkpoint_note *n = t->notes; n; n = n->next)
+            n->tries = 0;
+        pthread_mutex_unlock(&t->lock);
+    }
+}
+
+static void refuse(struct rh_link *link, const char *why)
+{
+    struct rh_error err = {0};
+    (void)!rh_fail(&err, RH_ERR_PROTOCOL, "%s", why);
+    rh_link_fail(link, &err);
+}
+
 static void on_welcome(struct rh_link *link, const Rh__Welcome *w)
 {
+    if (link->refused)
+        return;
+    if (link->factory && *link->factory && strcmp(link->factory, w->factory) != 0) {
+        refuse(link, "the orchestrator here works on another state directory now");
+        return;
+    }
+    /* The epoch rises with every start: a lower one is a forgotten process on an old copy. */
+    if (w->orch_epoch < link->orch_epoch) {
+        rh_log(RH_LOG_WARN, "worker.old_orchestrator", "epoch=%llu seen=%llu",
+               (unsigned long long)w->orch_epoch, (unsigned long long)link->orch_epoch);
+        return;
+    }
+    link->orch_epoch = w->orch_epoch;
     link->welcomed = true;
     link->session = w->session;
     link->beat_ms = w->beat_ms > 0 ? w->beat_ms : link->beat_ms;
@@ -228,6 +288,7 @@ static void on_welcome(struct rh_link *link, const Rh__Welcome *w)
     rh_log(RH_LOG_INFO, "worker.welcome", "worker=%s session=%llu", link->options.worker,
            (unsigned long long)w->session);
     rh_link_ready(link);
+    repeat_all(link);
     rh_link_deliver(link, rh_link_now());
 }
 
@@ -237,14 +298,16 @@ static void on_refuse(struct rh_link *link, const Rh__Refuse *r)
     if (r->code == RH__REFUSE_CODE__REFUSE_DRAINING ||
         r->code == RH__REFUSE_CODE__REFUSE_UNKNOWN_KIND)
         return;
-    struct rh_error err;
-    if (rh_fail(&err, RH_ERR_PROTOCOL, "the orchestrator refuses this worker: %s", r->text))
-        rh_link_fail(link, &err);
+    char *why = rh_format("the orchestrator refuses this worker: %s", r->text);
+    refuse(link, why);
+    rh_free(why);
 }
 
 static void on_ack(struct rh_link *link, const Rh__Ack *a)
 {
     if (a->verdict == RH__VERDICT__VERDICT_REHELLO) {
+        if (link->refused)
+            return;
         rh_link_hello(link);
         return;
     }
@@ -275,6 +338,13 @@ static void on_beat_ack(struct rh_link *link, const Rh__BeatAck *b)
     link->beats_unanswered = 0;
     for (size_t i = 0; i < b->n_revoke; i++)
         revoke(link, b->revoke[i]->task, b->revoke[i]->epoch, "revoked");
+}
+
+void rh_link_garbage(void *link, const struct rh_peer *peer, int kind, const struct rh_error *why)
+{
+    (void)link;
+    (void)peer;
+    rh_log(RH_LOG_WARN, "link.garbage", "kind=%d why=\"%s\"", kind, why->message);
 }
 
 void rh_link_message(void *arg, const struct rh_peer *peer, const struct rh_message *message)

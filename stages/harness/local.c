@@ -12,9 +12,8 @@ static enum rh_rc copy_recipe(const struct rh_recipe *recipe, struct rh_recipe *
 }
 
 enum rh_rc rh_stage_run_local(const struct rh_stage *stage, const char *op, const char *job_dir,
-                              const struct rh_recipe *recipe, const char *model,
-                              const char *output, int64_t index, int64_t last_index,
-                              struct rh_error *err)
+                              const struct rh_recipe *recipe, const char *model, const char *output,
+                              int64_t index, int64_t last_index, struct rh_error *err)
 {
     const struct rh_stage_op *found = rh_stage_find_op(stage, op);
     if (!found)

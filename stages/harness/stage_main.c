@@ -11,6 +11,8 @@
 #include "daemon/daemon.h"
 #include "link.h"
 
+#define WORKER_MAX 63
+
 struct arguments {
     const char *connect, *state, *worker, *slots, *exit_with_parent, *version, *help;
 };
@@ -38,7 +40,9 @@ static void follow_parent(void)
 {
     pid_t parent = getppid();
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent || parent == 1)
+    /* It may have died before the line above; a parent with number 1 is no sign of that, since a
+     * container's first process is often the orchestrator itself. */
+    if (getppid() != parent)
         raise(SIGTERM);
 }
 
@@ -48,6 +52,14 @@ static enum rh_rc check(const struct arguments *a, int *slots, struct rh_error *
         return rh_fail(err, RH_ERR_ARGUMENT, "--connect ENDPOINT and --state DIR are needed");
     if (a->state[0] != '/')
         return rh_fail(err, RH_ERR_ARGUMENT, "--state %s: an absolute path is needed", a->state);
+    /* The name also goes into the socket's identity and the orchestrator's tables. */
+    const char *usual = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    if (a->worker && (strlen(a->worker) == 0 || strlen(a->worker) > WORKER_MAX ||
+                      strspn(a->worker, usual) != strlen(a->worker)))
+        return rh_fail(err, RH_ERR_ARGUMENT,
+                       "--worker %.80s: 1 to %d letters, digits, dots, dashes and underscores are "
+                       "possible",
+                       a->worker, WORKER_MAX);
     if (!a->slots)
         return RH_OK;
     char *end = NULL;
@@ -66,7 +78,8 @@ static enum rh_rc run(const struct rh_stage *stage, const struct arguments *a, s
         return rc;
     if (a->exit_with_parent)
         follow_parent();
-    char *worker = a->worker ? rh_strdup(a->worker) : rh_format("%s-%d", stage->name, (int)getpid());
+    char *worker =
+        a->worker ? rh_strdup(a->worker) : rh_format("%s-%d", stage->name, (int)getpid());
     const struct rh_link_options options = {a->connect, a->state, worker, slots};
     rc = rh_link_run(stage, &options, err);
     rh_free(worker);
@@ -80,14 +93,21 @@ int rh_stage_main(const struct rh_stage *stage, int argc, char **argv)
         return code;
     struct arguments a = {0};
     const struct rh_option options[] = {
-        {.name = "connect", .argument = "ENDPOINT", .value = &a.connect,
+        {.name = "connect",
+         .argument = "ENDPOINT",
+         .value = &a.connect,
          .help = "work socket of the orchestrator, ipc:///path"},
-        {.name = "state", .argument = "DIR", .value = &a.state,
+        {.name = "state",
+         .argument = "DIR",
+         .value = &a.state,
          .help = "state directory of the orchestrator, absolute"},
-        {.name = "worker", .argument = "NAME", .value = &a.worker,
+        {.name = "worker",
+         .argument = "NAME",
+         .value = &a.worker,
          .help = "stable name of this worker"},
         {.name = "slots", .argument = "N", .value = &a.slots, .help = "tasks at the same time"},
-        {.name = "exit-with-parent", .value = &a.exit_with_parent,
+        {.name = "exit-with-parent",
+         .value = &a.exit_with_parent,
          .help = "stop when the parent process is gone"},
         {.name = "version", .value = &a.version, .help = "print the version"},
         {.name = "help", .value = &a.help, .help = "print this"},

@@ -4,7 +4,9 @@
 #include <time.h>
 
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "daemon/daemon.h"
 #include "store/store.h"
 
@@ -132,23 +134,40 @@ enum rh_rc rh_task_wait_artifact(struct rh_task *t, const char *op, int64_t inde
     return RH_OK;
 }
 
-static void copy_text(char *to, size_t size, const char *from)
+void rh_task_clean_text(char *text)
 {
-    size_t n = strlen(from) < size ? strlen(from) : size - 1;
-    memcpy(to, from, n);
-    to[n] = '\0';
+    size_t bad = 0;
+    while (!rh_utf8_valid(text, strlen(text), &bad))
+        text[bad] = '?';
+}
+
+/* Returns whether it was another text. A character that is cut in two becomes question marks. */
+static bool copy_text(char *to, size_t size, const char *from)
+{
+    char text[64];
+    size_t room = size < sizeof text ? size : sizeof text;
+    size_t n = strlen(from) < room ? strlen(from) : room - 1;
+    memcpy(text, from, n);
+    text[n] = '\0';
+    rh_task_clean_text(text);
+    bool changed = strcmp(to, text) != 0;
+    memcpy(to, text, n + 1);
+    return changed;
 }
 
 void rh_task_progress(struct rh_task *t, const char *phase, double done, double total,
                       const char *unit)
 {
     pthread_mutex_lock(&t->lock);
-    copy_text(t->phase, sizeof t->phase, phase);
+    bool changed = copy_text(t->phase, sizeof t->phase, phase);
     copy_text(t->unit, sizeof t->unit, unit);
     t->done = done;
     t->total = total;
+    t->urgent |= changed;
     pthread_mutex_unlock(&t->lock);
     atomic_fetch_add(&t->progress_seq, 1);
+    if (changed && t->wake)
+        t->wake(t->wake_arg);
 }
 
 void rh_task_tick(struct rh_task *t, int64_t block, int64_t iter, int64_t iters, double loss,
@@ -181,19 +200,35 @@ static void add_note(struct rh_task *t, int64_t index, const struct rh_json *met
     pthread_mutex_unlock(&t->lock);
 }
 
+/* The orchestrator finds a block by its name and commits blocks in order. */
+static enum rh_rc check_checkpoint(const struct rh_task *t, const char *name, int64_t index,
+                                   struct rh_error *err)
+{
+    enum rh_rc rc = RH_OK;
+    char *expected = rh_format("%s-%05lld", t->op->op, (long long)index);
+    if (strcmp(name, expected) != 0)
+        rc = rh_fail(err, RH_ERR_INTERNAL, "checkpoint %lld is named %.80s instead of %s",
+                     (long long)index, name, expected);
+    else if (index != t->expect || index > t->last)
+        rc = rh_fail(err, RH_ERR_INTERNAL, "checkpoint %s where %lld (of %lld to %lld) is next",
+                     expected, (long long)t->expect, (long long)t->first, (long long)t->last);
+    rh_free(expected);
+    return rc;
+}
+
 enum rh_rc rh_task_checkpoint(struct rh_task *t, const char *name, int64_t index,
                               struct rh_json *metrics, struct rh_error *err)
 {
-    char *expected = rh_format("%s-%05lld", t->op->op, (long long)index);
-    RH_ASSERT(strcmp(name, expected) == 0);
-    rh_free(expected);
     char *dir = rh_fs_join(t->staging, name);
-    enum rh_rc rc = rh_store_seal(dir, t->op->op, index, t->recipe->digest, NULL, err);
+    enum rh_rc rc = check_checkpoint(t, name, index, err);
+    if (rc == RH_OK)
+        rc = rh_store_seal(dir, t->op->op, index, t->recipe->digest, NULL, err);
     if (rc == RH_OK && t->local)
         rc = rh_store_commit(dir, t->job_dir, t->op->op, index, err);
     if (rc == RH_OK) {
         pthread_mutex_lock(&t->lock);
         t->session = true;
+        t->expect = index + 1;
         pthread_mutex_unlock(&t->lock);
         if (!t->local)
             add_note(t, index, metrics);
@@ -206,23 +241,46 @@ enum rh_rc rh_task_checkpoint(struct rh_task *t, const char *name, int64_t index
     return rc;
 }
 
-static enum rh_rc run(struct rh_task *t, struct rh_error *err)
+/* What it was given to work with. */
+static enum rh_rc prepare(struct rh_task *t, struct rh_error *err)
 {
+    if (!t->local && !rh_fs_is_dir(t->job_dir))
+        return rh_fail(err, RH_ERR_NOT_FOUND,
+                       "%s is not there; --state must be the orchestrator's state directory",
+                       t->job_dir);
     enum rh_rc rc = rh_fs_remove_tree(t->staging, err);
-    if (rc == RH_OK)
-        rc = rh_fs_mkdirs(t->staging, err);
-    if (rc == RH_OK)
-        rc = t->op->run(t, err);
-    if (rc == RH_OK && !t->session)
-        rc = rh_store_seal(t->staging, t->op->op, t->index, t->recipe->digest, t->meta, err);
-    return rc;
+    return rc == RH_OK ? rh_fs_mkdirs(t->staging, err) : rc;
+}
+
+/* Seals what the operation left; a session has sealed its parts already. */
+static enum rh_rc conclude(struct rh_task *t, struct rh_error *err)
+{
+    if (!t->session)
+        return rh_store_seal(t->staging, t->op->op, t->index, t->recipe->digest, t->meta, err);
+    if (t->expect <= t->last)
+        return rh_fail(err, RH_ERR_INTERNAL, "%s ended after index %lld of %lld", t->op->op,
+                       (long long)t->expect - 1, (long long)t->last);
+    return RH_OK;
 }
 
 void rh_task_execute(struct rh_task *t)
 {
     struct rh_error err = {0};
-    enum rh_rc rc = run(t, &err);
+    t->expect = t->first;
+    enum rh_rc rc = prepare(t, &err);
+    if (rc == RH_OK)
+        rc = t->op->run(t, &err);
+    if (rc == RH_OK)
+        rc = conclude(t, &err);
+    /* Room for the next attempt. What failed for good stays as evidence, and the parts of a session
+     * may still be waiting to be taken over. */
+    if (rc != RH_OK && !t->session && err.failure != RH_FAILURE_PERMANENT) {
+        struct rh_error swept;
+        if (rh_fs_remove_tree(t->staging, &swept) != RH_OK)
+            rh_log(RH_LOG_WARN, "task.unswept", "%s", swept.message);
+    }
     rh_crash_point("before_result");
+    rh_task_clean_text(err.message);
     pthread_mutex_lock(&t->lock);
     t->rc = rc;
     t->err = err;

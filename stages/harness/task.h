@@ -11,6 +11,7 @@ struct rh_checkpoint_note {
     int64_t index;
     char *metrics; /* JSON or NULL; owned */
     int64_t sent_at;
+    int tries;
     struct rh_checkpoint_note *next;
 };
 
@@ -43,6 +44,8 @@ struct rh_task {
     struct rh_json *meta;
     struct rh_checkpoint_note *notes; /* in order, oldest first */
     bool session;                     /* has handed in a checkpoint */
+    int64_t expect;                   /* next index to hand in */
+    bool urgent;                      /* something people wait for has changed */
     bool finished;
     enum rh_rc rc;
     struct rh_error err;
@@ -51,18 +54,21 @@ struct rh_task {
     pthread_t thread;
     int64_t started_at;
     int64_t result_sent_at; /* 0: not yet */
+    int result_tries;
     bool joined;
     bool drop; /* no longer ours: the result goes nowhere */
     struct rh_task *next;
 };
 
-/* Strings copied, recipe adopted. */
+/* Strings copied, recipe adopted; it may be NULL for a task that will not be executed. */
 struct rh_task *rh_task_new(const struct rh_stage_op *op, const char *job, const char *model,
                             const char *output, const char *job_dir, const char *staging,
                             struct rh_recipe *recipe);
 void rh_task_free(struct rh_task *task);
 /* Makes the staging directory, runs the operation and seals what it left. Sets finished. */
 void rh_task_execute(struct rh_task *task);
+/* Replaces what is not UTF-8 by '?', in place: messages carry nothing else. */
+void rh_task_clean_text(char *text);
 const struct rh_stage_op *rh_stage_find_op(const struct rh_stage *stage, const char *name);
 
 #endif
