@@ -1,0 +1,179 @@
+/*
+ * Stands in for all five stages under their names: small files instead of tensors. Files beside the
+ * model make it misbehave:
+ *   fail-<op>   the operation fails for good       full-<op>  it finds no room
+ *   crash-<op>  it kills its process, once         slow       every block takes 300 ms
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "base/mem.h"
+#include "harness/stage.h"
+
+#define BLOCKS 3
+
+static const char plan[] =
+    "{\"units\": [{\"kind\": \"head\"}, {\"kind\": \"block\"}, {\"kind\": \"block\"},"
+    " {\"kind\": \"block\"}, {\"kind\": \"tail\"}], \"files\": [{}], \"shards\": [{}, {}],"
+    " \"outputs\": [{\"unit\": 0, \"shard\": 1}, {\"unit\": 1, \"shard\": 0}, {\"unit\": 2,"
+    " \"shard\": 0}, {\"unit\": 3, \"shard\": 0}, {\"unit\": 4, \"shard\": 1}]}";
+
+static bool is_there(const struct rh_task *task, const char *prefix, const char *op, char **out)
+{
+    const char *model = strchr(rh_task_model(task), ':') + 1;
+    char *path = rh_format("%s/%s%s", model, prefix, op);
+    bool there = rh_fs_exists(path);
+    if (out)
+        *out = path;
+    else
+        rh_free(path);
+    return there;
+}
+
+static enum rh_rc misbehave(const struct rh_task *task, const char *op, struct rh_error *err)
+{
+    char *crash = NULL;
+    if (is_there(task, "crash-", op, &crash)) {
+        unlink(crash);
+        raise(SIGKILL);
+    }
+    rh_free(crash);
+    if (is_there(task, "fail-", op, NULL))
+        return rh_fail(err, RH_ERR_FORMAT, "the fake %s was told to fail", op);
+    if (is_there(task, "full-", op, NULL))
+        return rh_fail(err, RH_ERR_NO_SPACE, "the fake %s has no room", op);
+    return RH_OK;
+}
+
+static enum rh_rc write_text(const char *dir, const char *name, const char *text,
+                             struct rh_error *err)
+{
+    char *path = rh_fs_join(dir, name);
+    enum rh_rc rc = rh_fs_write(path, text, strlen(text), err);
+    rh_free(path);
+    return rc;
+}
+
+static enum rh_rc simple(struct rh_task *task, const char *op, const char *name, const char *text,
+                         struct rh_error *err)
+{
+    enum rh_rc rc = misbehave(task, op, err);
+    if (rc == RH_OK)
+        rc = rh_task_check(task, err);
+    return rc == RH_OK ? write_text(rh_task_staging(task), name, text, err) : rc;
+}
+
+static enum rh_rc run_plan(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "plan", "plan.json", plan, err);
+}
+
+static enum rh_rc run_fetch(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "fetch", "tensors.safetensors", "weights", err);
+}
+
+static enum rh_rc run_digest(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "digest", "digest.json", "{}", err);
+}
+
+static enum rh_rc run_calibrate(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "calibrate", "ids.safetensors", "ids", err);
+}
+
+static enum rh_rc run_pack(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "pack", "tensors.safetensors", "packed", err);
+}
+
+static enum rh_rc run_shard(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "shard", "model.safetensors", "shard", err);
+}
+
+static enum rh_rc run_finalize(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "finalize", "config.json", "{}", err);
+}
+
+static enum rh_rc run_publish(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "publish", "receipt.json", "{\"published\": true}", err);
+}
+
+static enum rh_rc work_on_block(struct rh_task *task, int64_t block, struct rh_error *err)
+{
+    const struct timespec pause = {.tv_nsec = 10000000};
+    int steps = is_there(task, "slow", "", NULL) ? 30 : 1;
+    char *phase = rh_format("block %d", (int)block);
+    enum rh_rc rc = RH_OK;
+    for (int i = 0; i < steps && rc == RH_OK; i++) {
+        rh_task_progress(task, phase, i, steps, "iterations");
+        rh_task_tick(task, block, i, steps, 2.0 / (1 + i), 2.0 / (1 + i));
+        nanosleep(&pause, NULL);
+        rc = rh_task_check(task, err);
+    }
+    rh_free(phase);
+    return rc;
+}
+
+static enum rh_rc hand_in_block(struct rh_task *task, int64_t block, struct rh_error *err)
+{
+    char *name = rh_format("tune-%05d", (int)block);
+    char *dir = rh_fs_join(rh_task_staging(task), name);
+    struct rh_json *metrics = rh_json_new_object();
+    rh_json_set_number(metrics, "init_loss", 2);
+    rh_json_set_number(metrics, "best_loss", 1);
+    rh_json_set_int(metrics, "best_iter", 7);
+    rh_json_set_number(metrics, "seconds", 0.25);
+    enum rh_rc rc = rh_fs_mkdirs(dir, err);
+    if (rc == RH_OK)
+        rc = write_text(dir, "block.safetensors", "block", err);
+    if (rc == RH_OK)
+        rc = write_text(dir, "chain.safetensors", "chain", err);
+    if (rc == RH_OK)
+        rc = write_text(dir, "report.json", "{}", err);
+    if (rc == RH_OK)
+        rc = rh_task_checkpoint(task, name, block, metrics, err);
+    else
+        rh_json_free(metrics);
+    rh_free(dir);
+    rh_free(name);
+    return rc;
+}
+
+static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
+{
+    enum rh_rc rc = misbehave(task, "tune", err);
+    for (int64_t b = rh_task_first_index(task); b <= rh_task_last_index(task) && rc == RH_OK; b++) {
+        rc = rh_task_wait_artifact(task, "fetch", b + 1, err);
+        if (rc == RH_OK)
+            rc = work_on_block(task, b, err);
+        if (rc == RH_OK)
+            rc = hand_in_block(task, b, err);
+    }
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct rh_stage_op ops[] = {
+        {"plan", run_plan},           {"fetch", run_fetch},       {"digest", run_digest},
+        {"calibrate", run_calibrate}, {"tune", run_tune},         {"pack", run_pack},
+        {"shard", run_shard},         {"finalize", run_finalize}, {"publish", run_publish},
+    };
+    const char *leaf = strrchr(argv[0], '/');
+    const char *stage = strstr(leaf ? leaf : argv[0], "rh-");
+    if (!stage) {
+        fprintf(stderr, "%s: call it rh-<stage>\n", argv[0]);
+        return 2;
+    }
+    return rh_stage_main(&(struct rh_stage){stage + 3, ops, sizeof ops / sizeof *ops, 1, NULL},
+                         argc, argv);
+}
