@@ -1,0 +1,458 @@
+/* What goes wrong around the factory: stages that fail and die, a killed orchestrator, a full disk,
+ * strangers on the work socket. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/fs.h"
+#include "base/mem.h"
+#include "house.h"
+#include "wire/socket.h"
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, house_set_up, house_tear_down)
+
+static void expect_reason(struct house *h, const char *id, const char *word)
+{
+    struct rh_json *job = house_job(h, id);
+    const char *reason = rh_json_string(rh_json_get(job, "reason"));
+    if (!reason || !strstr(reason, word))
+        fail_msg("\"%s\" is not in the reason: %s", word, reason ? reason : "none");
+    rh_json_free(job);
+}
+
+/* -- Stages ----------------------------------------------------------------------------------- */
+
+static void a_failure_ends_the_job_with_its_words_and_it_can_be_taken_up_again(void **state)
+{
+    struct house *h = *state;
+    house_mark(h, "fail-finalize");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_await(h, id, "failed");
+    expect_reason(h, id, "the fake finalize was told to fail");
+    assert_true(house_has(h, id, "artifacts/tune-00002/block.safetensors"));
+    house_unmark(h, "fail-finalize");
+    house_desire(h, id, "run");
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    rh_free(id);
+}
+
+static void a_plan_without_blocks_fails_the_job_and_is_not_committed(void **state)
+{
+    struct house *h = *state;
+    house_mark(h, "odd-plan");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_await(h, id, "failed");
+    expect_reason(h, id, "no unit of kind \"block\"");
+    assert_false(house_has(h, id, "artifacts/plan-00000"));
+    rh_free(id);
+}
+
+static void without_room_the_job_waits_and_says_why(void **state)
+{
+    struct house *h = *state;
+    house_mark(h, "full-calibrate");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_await(h, id, "blocked");
+    expect_reason(h, id, "no room");
+    house_unmark(h, "full-calibrate");
+    house_desire(h, id, "run");
+    house_await(h, id, "done");
+    rh_free(id);
+}
+
+static void a_stage_that_dies_is_started_again_and_its_task_too(void **state)
+{
+    struct house *h = *state;
+    house_mark(h, "crash-tune");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_await(h, id, "done");
+    char *text = house_event_text(h, "worker.gone");
+    assert_non_null(strstr(text, "signal 9"));
+    assert_int_equal(house_count(h, id, "task.lost", "tune"), 1);
+    assert_int_equal(house_count(h, id, "task.started", "tune"), 2);
+    rh_free(text);
+    rh_free(id);
+}
+
+/* -- The orchestrator itself ------------------------------------------------------------------ */
+
+static bool block_is_done(struct house *h, void *id)
+{
+    return house_count(h, id, "block.done", NULL) > 0;
+}
+
+static void a_restart_goes_on_at_the_block_it_was_at(void **state)
+{
+    struct house *h = *state;
+    house_mark(h, "slow");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, block_is_done, id, 30);
+    house_close(h);
+    house_open(h);
+    assert_int_equal(rh_factory_epoch(h->factory), 2);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    assert_int_equal(house_count(h, id, "task.done", "plan"), 1);
+    assert_int_equal(house_count(h, NULL, "factory.started", NULL), 2);
+    rh_free(id);
+}
+
+/* A child process runs the factory and is killed at the named point. */
+static void run_until_killed(struct house *h, const char *point)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        setenv("RH_CRASH_AT", point, 1);
+        uv_loop_t loop;
+        struct rh_error err;
+        struct rh_json *job = NULL;
+        uv_loop_init(&loop);
+        if (rh_factory_new(&loop, &h->options, &h->factory, &err) != RH_OK)
+            _exit(1);
+        struct rh_json *request = house_request(h, "out", "token");
+        if (rh_factory_submit(h->factory, request, &job, &err) != RH_OK)
+            _exit(2);
+        uv_run(&loop, UV_RUN_DEFAULT);
+        _exit(3);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* Commits in order: plan, then fetches, calibration, blocks. Wherever it dies, nothing is lost. */
+static void a_kill_around_any_commit_is_healed_by_the_next_start(void **state)
+{
+    static const char *const points[] = {"after_commit_before_row", "after_commit_before_row:3",
+                                         "before_commit:6", "after_commit_before_row:9"};
+    struct house *h = *state;
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        run_until_killed(h, points[i]);
+        house_open(h);
+        struct rh_json *jobs = rh_factory_jobs(h->factory, true, NULL);
+        const struct rh_json *list = rh_json_get(jobs, "jobs");
+        assert_int_equal(rh_json_count(list), 1);
+        char *id = rh_strdup(rh_json_string(rh_json_get(rh_json_first(list), "id")));
+        rh_json_free(jobs);
+        house_await(h, id, "done");
+        struct rh_json *job = house_job(h, id);
+        int64_t blocks = 0;
+        assert_true(rh_json_int(rh_json_get(rh_json_get(job, "blocks"), "done"), &blocks));
+        assert_int_equal(blocks, 3);
+        rh_json_free(job);
+        rh_free(id);
+        house_close(h);
+        struct rh_error err;
+        assert_int_equal(rh_fs_remove_tree(h->state, &err), RH_OK);
+    }
+}
+
+static void a_second_factory_on_the_directory_names_the_first(void **state)
+{
+    struct house *h = *state;
+    struct rh_factory *second = NULL;
+    struct rh_error err;
+    h->options.spawn = false;
+    house_open(h);
+    assert_int_equal(rh_factory_new(&h->loop, &h->options, &second, &err), RH_ERR_EXISTS);
+    assert_null(second);
+    char *pid = rh_format("%d", (int)getpid());
+    assert_non_null(strstr(err.message, pid));
+    rh_free(pid);
+}
+
+static void a_run_directory_too_long_for_sockets_is_one_clear_error(void **state)
+{
+    struct house *h = *state;
+    struct rh_error err;
+    char name[100];
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    char *run = rh_fs_join(h->dir, name);
+    h->options.spawn = false;
+    h->options.run_dir = run;
+    assert_int_equal(rh_factory_new(&h->loop, &h->options, &h->factory, &err), RH_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "--run"));
+    assert_false(rh_fs_exists(run));
+    rh_free(run);
+}
+
+static void a_missing_stage_program_is_named(void **state)
+{
+    struct house *h = *state;
+    struct rh_error err;
+    char *path = rh_fs_join(h->bin, "rh-pack");
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rh_factory_new(&h->loop, &h->options, &h->factory, &err), RH_ERR_NOT_FOUND);
+    assert_non_null(strstr(err.message, path));
+    uv_run(&h->loop, UV_RUN_DEFAULT);
+    rh_free(path);
+}
+
+/* -- A database that cannot grow -------------------------------------------------------------- */
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static bool is_stuck(struct house *h, void *arg)
+{
+    const char *why = NULL;
+    (void)arg;
+    return !rh_factory_ready(h->factory, &why) && strstr(why, "roundhouse.db") != NULL;
+}
+
+static bool is_ready(struct house *h, void *arg)
+{
+    const char *why = NULL;
+    (void)arg;
+    return rh_factory_ready(h->factory, &why);
+}
+
+static void while_nothing_can_be_stored_nothing_is_promised(void **state)
+{
+    struct house *h = *state;
+    struct rh_json *job = NULL;
+    struct rh_error err;
+    house_mark(h, "slow");
+    signal(SIGXFSZ, SIG_IGN);
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, block_is_done, id, 30);
+    int done = house_count(h, id, "block.done", NULL);
+    limit_files(4096);
+    struct rh_json *request = house_request(h, "other", NULL);
+    house_wait(h, is_stuck, NULL, 30);
+    expect_reason(h, id, "roundhouse.db");
+    assert_int_not_equal(rh_factory_submit(h->factory, request, &job, &err), RH_OK);
+    assert_int_equal(house_count(h, id, "block.done", NULL), done);
+    limit_files(RLIM_INFINITY);
+    house_wait(h, is_ready, NULL, 30);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    assert_int_equal(rh_factory_submit(h->factory, request, &job, &err), RH_OK);
+    rh_json_free(job);
+    rh_json_free(request);
+    rh_free(id);
+}
+
+/* -- Strangers -------------------------------------------------------------------------------- */
+
+struct stranger {
+    struct rh_zmq *zmq;
+    struct rh_socket *socket;
+    enum rh_kind answer;
+    int code; /* of a Refuse, verdict of an Ack */
+    uint64_t session;
+    char text[256];
+};
+
+static void on_answer(void *arg, const struct rh_peer *peer, const struct rh_message *message)
+{
+    struct stranger *s = arg;
+    (void)peer;
+    s->answer = message->kind;
+    const void *body = message->body;
+    if (message->kind == RH_KIND_REFUSE) {
+        s->code = (int)((const Rh__Refuse *)body)->code;
+        snprintf(s->text, sizeof s->text, "%s", ((const Rh__Refuse *)body)->text);
+    } else if (message->kind == RH_KIND_ACK) {
+        s->code = (int)((const Rh__Ack *)body)->verdict;
+    } else if (message->kind == RH_KIND_WELCOME) {
+        s->session = ((const Rh__Welcome *)body)->session;
+    }
+}
+
+static void stranger_open(struct house *h, struct stranger *s, const char *identity)
+{
+    struct rh_error err;
+    const struct rh_socket_events events = {.message = on_answer, .arg = s};
+    char *endpoint = rh_format("ipc://%s/run/work.sock", h->state);
+    *s = (struct stranger){0};
+    assert_int_equal(rh_zmq_new(&s->zmq, &err), RH_OK);
+    assert_int_equal(
+        rh_dealer_open(s->zmq, &h->loop, endpoint, identity, &events, &s->socket, &err), RH_OK);
+    rh_free(endpoint);
+}
+
+static void stranger_close(struct house *h, struct stranger *s)
+{
+    rh_socket_close(s->socket, 0);
+    uv_run(&h->loop, UV_RUN_NOWAIT);
+    rh_zmq_free(s->zmq);
+}
+
+static bool has_answer(struct house *h, void *arg)
+{
+    (void)h;
+    return ((struct stranger *)arg)->answer != 0;
+}
+
+struct saying {
+    struct stranger *stranger;
+    enum rh_kind kind;
+    const ProtobufCMessage *body;
+};
+
+/* A dealer that is not connected yet takes nothing. */
+static bool is_sent(struct house *h, void *arg)
+{
+    const struct saying *s = arg;
+    (void)h;
+    return rh_socket_send(s->stranger->socket, NULL, s->kind, s->body, NULL) == RH_OK;
+}
+
+static void say(struct house *h, struct stranger *s, enum rh_kind kind,
+                const ProtobufCMessage *body)
+{
+    struct saying saying = {s, kind, body};
+    s->answer = (enum rh_kind)0;
+    house_wait(h, is_sent, &saying, 10);
+    house_wait(h, has_answer, s, 10);
+}
+
+static Rh__Hello hello(uint64_t incarnation)
+{
+    static char name[] = "visitor", stage[] = "pack", host[] = "here";
+    Rh__Hello m = RH__HELLO__INIT;
+    m.proto_min = RH_PROTO_MIN;
+    m.proto_max = RH_PROTO_MAX;
+    m.worker = name;
+    m.stage = stage;
+    m.host = host;
+    m.slots = 1;
+    m.pid = 77;
+    m.incarnation = incarnation;
+    return m;
+}
+
+static void who_has_not_said_hello_is_asked_to(void **state)
+{
+    struct house *h = *state;
+    struct stranger s;
+    h->options.spawn = false;
+    house_open(h);
+    stranger_open(h, &s, "visitor#1");
+    Rh__Beat beat = RH__BEAT__INIT;
+    say(h, &s, RH_KIND_BEAT, &beat.base);
+    assert_int_equal(s.answer, RH_KIND_ACK);
+    assert_int_equal(s.code, RH__VERDICT__VERDICT_REHELLO);
+    Rh__Result result = RH__RESULT__INIT;
+    result.task = 1;
+    result.epoch = 1;
+    result.ok = true;
+    say(h, &s, RH_KIND_RESULT, &result.base);
+    assert_int_equal(s.code, RH__VERDICT__VERDICT_REHELLO);
+    struct rh_json *workers = rh_factory_workers(h->factory);
+    assert_int_equal(rh_json_count(rh_json_get(workers, "workers")), 0);
+    rh_json_free(workers);
+    stranger_close(h, &s);
+}
+
+static void expect_refusal(struct house *h, struct stranger *s, const Rh__Hello *m, int code,
+                           const char *word)
+{
+    say(h, s, RH_KIND_HELLO, &m->base);
+    assert_int_equal(s->answer, RH_KIND_REFUSE);
+    assert_int_equal(s->code, code);
+    if (!strstr(s->text, word))
+        fail_msg("\"%s\" is not in: %s", word, s->text);
+}
+
+static void a_hello_that_does_not_fit_is_refused_with_the_reason(void **state)
+{
+    struct house *h = *state;
+    struct stranger s;
+    char other[] = "other-factory", odd[] = "no stage", empty[] = "";
+    h->options.spawn = false;
+    house_open(h);
+    stranger_open(h, &s, "visitor#5");
+    Rh__Hello m = hello(5);
+    m.proto_min = m.proto_max = 900;
+    expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_VERSION, "900");
+    m = hello(5);
+    m.factory = other;
+    expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_FACTORY, "other-factory");
+    m = hello(5);
+    m.stage = odd;
+    expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_MALFORMED, "no stage");
+    m = hello(5);
+    m.worker = empty;
+    expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_MALFORMED, "name");
+    m = hello(5);
+    m.slots = 1000000;
+    expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_MALFORMED, "slots");
+    m = hello(5);
+    say(h, &s, RH_KIND_HELLO, &m.base);
+    assert_int_equal(s.answer, RH_KIND_WELCOME);
+    assert_true(s.session != 0);
+    m = hello(4);
+    expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_SUPERSEDED, "younger");
+    stranger_close(h, &s);
+}
+
+static void a_worker_that_says_goodbye_is_gone(void **state)
+{
+    struct house *h = *state;
+    struct stranger s;
+    char reason[] = "tired";
+    h->options.spawn = false;
+    house_open(h);
+    stranger_open(h, &s, "visitor#1");
+    Rh__Hello m = hello(1);
+    say(h, &s, RH_KIND_HELLO, &m.base);
+    assert_int_equal(s.answer, RH_KIND_WELCOME);
+    Rh__Bye bye = RH__BYE__INIT;
+    bye.reason = reason;
+    assert_int_equal(rh_socket_send(s.socket, NULL, RH_KIND_BYE, &bye.base, NULL), RH_OK);
+    Rh__Beat beat = RH__BEAT__INIT;
+    beat.session = s.session;
+    say(h, &s, RH_KIND_BEAT, &beat.base);
+    assert_int_equal(s.answer, RH_KIND_ACK);
+    char *text = house_event_text(h, "worker.gone");
+    assert_non_null(strstr(text, "tired"));
+    rh_free(text);
+    stranger_close(h, &s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_failure_ends_the_job_with_its_words_and_it_can_be_taken_up_again),
+        TEST(a_plan_without_blocks_fails_the_job_and_is_not_committed),
+        TEST(without_room_the_job_waits_and_says_why),
+        TEST(a_stage_that_dies_is_started_again_and_its_task_too),
+        TEST(a_restart_goes_on_at_the_block_it_was_at),
+        TEST(a_kill_around_any_commit_is_healed_by_the_next_start),
+        TEST(a_second_factory_on_the_directory_names_the_first),
+        TEST(a_run_directory_too_long_for_sockets_is_one_clear_error),
+        TEST(a_missing_stage_program_is_named),
+        TEST(while_nothing_can_be_stored_nothing_is_promised),
+        TEST(who_has_not_said_hello_is_asked_to),
+        TEST(a_hello_that_does_not_fit_is_refused_with_the_reason),
+        TEST(a_worker_that_says_goodbye_is_gone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
