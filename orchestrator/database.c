@@ -53,12 +53,19 @@ struct rh_database {
 
 static enum rh_rc failed(const struct rh_database *db, const char *doing, struct rh_error *err)
 {
-    int code = sqlite3_extended_errcode(db->handle);
-    int full = code & 0xFF;
-    enum rh_rc rc = full == SQLITE_FULL                               ? RH_ERR_NO_SPACE
-                    : full == SQLITE_CORRUPT || full == SQLITE_NOTADB ? RH_ERR_FORMAT
-                                                                      : RH_ERR_IO;
-    return rh_fail(err, rc, "could not %s %s: %s", doing, db->path, sqlite3_errmsg(db->handle));
+    int code = sqlite3_extended_errcode(db->handle) & 0xFF;
+    enum rh_rc rc = RH_ERR_IO;
+    const char *remedy = "";
+    if (code == SQLITE_FULL) {
+        rc = RH_ERR_NO_SPACE;
+        remedy = "; make room on that disk";
+    } else if (code == SQLITE_IOERR) {
+        remedy = "; look at that disk, is there room?";
+    } else if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
+        rc = RH_ERR_FORMAT;
+    }
+    return rh_fail(err, rc, "could not %s %s: %s%s", doing, db->path, sqlite3_errmsg(db->handle),
+                   remedy);
 }
 
 static enum rh_rc execute(struct rh_database *db, const char *sql, const char *doing,

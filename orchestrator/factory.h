@@ -10,17 +10,18 @@
 
 /*
  * The factory: scheduler, database, work socket and supervisor around one libuv loop, and the only
- * thing the HTTP API talks to. All calls on the loop's thread. JSON results are owned by the caller.
+ * thing the HTTP API talks to. All calls on the loop's thread. JSON results are owned by the
+ * caller.
  */
 struct rh_factory;
 
 struct rh_factory_options {
     const char *state_dir;
-    const char *run_dir;   /* sockets; "<state_dir>/run" by default */
-    const char *bin_dir;   /* where the stage programs are */
-    bool spawn;            /* start and supervise one daemon per stage */
-    int http_port;         /* 0: unix socket only; else 127.0.0.1 */
-    bool exit_when_idle;   /* for one-shot runs: leave when no active job is left */
+    const char *run_dir; /* sockets; "<state_dir>/run" by default */
+    const char *bin_dir; /* where the stage programs are */
+    bool spawn;          /* start and supervise one daemon per stage */
+    int http_port;       /* 0: unix socket only; else 127.0.0.1 */
+    bool exit_when_idle; /* for one-shot runs: leave when no active job is left */
 };
 
 /* Strings are copied. Only one process may work on a state directory (RH_ERR_EXISTS); network file

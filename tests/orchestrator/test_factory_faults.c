@@ -10,10 +10,12 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/fs.h"
 #include "base/mem.h"
 #include "house.h"
@@ -205,6 +207,87 @@ static void a_missing_stage_program_is_named(void **state)
     assert_non_null(strstr(err.message, path));
     uv_run(&h->loop, UV_RUN_DEFAULT);
     rh_free(path);
+}
+
+/* Daemons that nobody supervises, as on another machine. */
+static void start_daemons(const struct house *h, pid_t pids[5])
+{
+    static const char *const stages[] = {"download", "calibrate", "quantize", "pack", "publish"};
+    char *endpoint = rh_format("ipc://%s/run/work.sock", h->state);
+    for (int i = 0; i < 5; i++) {
+        char *program = rh_format("%s/rh-%s", h->bin, stages[i]);
+        pids[i] = fork();
+        assert_true(pids[i] >= 0);
+        if (pids[i] == 0) {
+            setenv("RH_LOG", "error", 1);
+            execl(program, program, "--connect", endpoint, "--state", h->state, "--worker",
+                  stages[i], (char *)NULL);
+            _exit(127);
+        }
+        rh_free(program);
+    }
+    rh_free(endpoint);
+}
+
+static void stop_daemons(const pid_t pids[5])
+{
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(kill(pids[i], SIGKILL), 0);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(waitpid(pids[i], NULL, 0), pids[i]);
+}
+
+static void a_daemon_works_on_while_the_orchestrator_is_away(void **state)
+{
+    struct house *h = *state;
+    pid_t pids[5];
+    house_mark(h, "slow");
+    h->options.spawn = false;
+    house_open(h);
+    start_daemons(h, pids);
+    char *id = house_submit(h, "out");
+    house_wait(h, block_is_done, id, 30);
+    house_close(h);
+    nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+    house_open(h);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "task.started", "tune"), 1);
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    stop_daemons(pids);
+    rh_free(id);
+}
+
+static bool five_joined(struct house *h, void *arg)
+{
+    (void)arg;
+    return house_count(h, NULL, "worker.joined", NULL) == 5;
+}
+
+static void note_stop(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+static void a_second_request_to_stop_does_not_wait_for_a_frozen_stage(void **state)
+{
+    struct house *h = *state;
+    bool stopped = false;
+    int64_t pid = 0;
+    house_open(h);
+    house_wait(h, five_joined, NULL, 20);
+    struct rh_json *workers = rh_factory_workers(h->factory);
+    assert_true(
+        rh_json_int(rh_json_get(rh_json_first(rh_json_get(workers, "workers")), "pid"), &pid));
+    rh_json_free(workers);
+    assert_int_equal(kill((pid_t)pid, SIGSTOP), 0);
+    int64_t started = rh_clock_ns();
+    rh_factory_stop(h->factory, note_stop, &stopped);
+    rh_factory_stop(h->factory, note_stop, &stopped);
+    uv_run(&h->loop, UV_RUN_DEFAULT);
+    assert_true(stopped);
+    assert_true(rh_clock_ns() - started < INT64_C(10000000000));
+    rh_factory_free(h->factory);
+    h->factory = NULL;
 }
 
 /* -- A database that cannot grow -------------------------------------------------------------- */
@@ -446,6 +529,8 @@ int main(void)
         TEST(a_stage_that_dies_is_started_again_and_its_task_too),
         TEST(a_restart_goes_on_at_the_block_it_was_at),
         TEST(a_kill_around_any_commit_is_healed_by_the_next_start),
+        TEST(a_daemon_works_on_while_the_orchestrator_is_away),
+        TEST(a_second_request_to_stop_does_not_wait_for_a_frozen_stage),
         TEST(a_second_factory_on_the_directory_names_the_first),
         TEST(a_run_directory_too_long_for_sockets_is_one_clear_error),
         TEST(a_missing_stage_program_is_named),
