@@ -11,7 +11,7 @@
 static const struct kind {
     const char *name;
     const struct rh_ops *ops;
-} kinds[] = {{"cpu", &rh_ops_cpu}};
+} kinds[] = {{"cpu", &rh_ops_cpu}, {"reference", &rh_ops_reference}};
 
 enum rh_rc rh_backend_new(const char *name, int threads, struct rh_backend **out,
                           struct rh_error *err)
@@ -29,7 +29,7 @@ enum rh_rc rh_backend_new(const char *name, int threads, struct rh_backend **out
         *out = b;
         return RH_OK;
     }
-    return rh_fail(err, RH_ERR_ARGUMENT, "unknown backend \"%s\"; there is cpu",
+    return rh_fail(err, RH_ERR_ARGUMENT, "unknown backend \"%s\"; there are cpu and reference",
                    name);
 }
 

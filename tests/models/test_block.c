@@ -170,10 +170,18 @@ static void agrees_with_transformers_and_autograd(void **state)
         run_case("cpu", 2, cases[i]);
 }
 
+static void reference_agrees_too(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        run_case("reference", 1, cases[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_transformers_and_autograd),
+        cmocka_unit_test(reference_agrees_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
