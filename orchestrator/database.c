@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/mem.h"
 
 #define APPLICATION_ID 0x52484f55 /* "RHOU" */
@@ -244,7 +245,10 @@ enum rh_rc rh_database_begin(struct rh_database *db, struct rh_error *err)
 
 enum rh_rc rh_database_commit(struct rh_database *db, struct rh_error *err)
 {
-    return execute(db, "COMMIT", "write", err);
+    rh_crash_point("before_transaction");
+    enum rh_rc rc = execute(db, "COMMIT", "write", err);
+    rh_crash_point("after_transaction");
+    return rc;
 }
 
 void rh_database_rollback(struct rh_database *db)

@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/crash.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"

@@ -11,6 +11,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/crash.h"
 #include "base/mem.h"
 
 #define COPY_CHUNK (1U << 20)
@@ -181,6 +182,7 @@ enum rh_rc rh_fs_rename_new(const char *from, const char *to, struct rh_error *e
             return rh_fail(err, RH_ERR_EXISTS, "%s is there already", to);
         return rh_fail_errno(err, errno, "could not rename %s to %s", from, to);
     }
+    rh_crash_point("directory_before_sync");
     char *to_parent = parent_of(to);
     char *from_parent = parent_of(from);
     enum rh_rc rc = rh_fs_sync_dir(to_parent, err);

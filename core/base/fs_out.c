@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/crash.h"
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/sha256.h"
@@ -117,6 +118,7 @@ static enum rh_rc make_durable(struct rh_out *o, struct rh_error *err)
 {
     if (o->reserved > o->written && ftruncate(o->fd, (off_t)o->written) != 0)
         return rh_fail_errno(err, errno, "could not set the size of %s", o->path);
+    rh_crash_point("file_before_sync");
     if (fsync(o->fd) != 0)
         return rh_fail_errno(err, errno, "could not sync %s", o->path);
     return RH_OK;
@@ -126,6 +128,7 @@ static enum rh_rc appear(struct rh_out *o, struct rh_error *err)
 {
     if (rename(o->temporary, o->path) != 0)
         return rh_fail_errno(err, errno, "could not rename %s to %s", o->temporary, o->path);
+    rh_crash_point("file_after_rename");
     char *slash = strrchr(o->path, '/');
     if (!slash)
         return rh_fs_sync_dir(".", err);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/crash.h"
 #include "base/fs.h"
 #include "base/hash_map.h"
 #include "base/mem.h"
@@ -383,6 +384,7 @@ enum rh_rc rh_safetensors_writer_finish(struct rh_safetensors_writer *w, char *o
         rc = hash_rest(w, err);
     if (rc)
         return rc;
+    rh_crash_point("tensors_before_sync");
     if (fsync(w->fd) != 0)
         return rh_fail_errno(err, errno, "could not sync %s", w->path);
     int closed = close(w->fd);

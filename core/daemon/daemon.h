@@ -63,8 +63,4 @@ char *rh_human_count(long long count);
 /* Directory of the running program, for finding its siblings; owned by caller. */
 char *rh_program_dir(void);
 
-/* For fault tests: RH_CRASH_AT=<point>[:n] kills the process (SIGKILL) when it comes to the point of
- * that name for the n-th time (default: the first). Thread safe. */
-void rh_crash_point(const char *point);
-
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/crash.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/mem.h"

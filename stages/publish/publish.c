@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crash.h"
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/sha256.h"
@@ -154,8 +155,10 @@ static enum rh_rc release(struct publication *p, struct rh_verify_report *report
     enum rh_rc rc = verify(p, p->staging, report, err);
     if (rc == RH_OK)
         rc = rh_task_check(p->task, err);
+    rh_crash_point("before_appearance");
     if (rc == RH_OK)
         rc = rh_fs_rename_new(p->staging, p->destination, err);
+    rh_crash_point("after_appearance");
     return rc;
 }
 

@@ -249,32 +249,6 @@ static void the_program_knows_where_it_lies(void **state)
     rh_free(dir);
 }
 
-/* How a child ends that comes to the point twice; 0 when it lives. */
-static int visit_twice(const char *crash_at)
-{
-    int status = 0;
-    pid_t child = fork();
-    if (child == 0) {
-        setenv("RH_CRASH_AT", crash_at, 1);
-        rh_crash_point("elsewhere");
-        rh_crash_point("here");
-        rh_crash_point("here");
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
-}
-
-static void a_crash_point_kills_at_the_nth_visit(void **state)
-{
-    (void)state;
-    assert_int_equal(visit_twice("here"), SIGKILL);
-    assert_int_equal(visit_twice("here:2"), SIGKILL);
-    assert_int_equal(visit_twice("here:3"), 0);
-    assert_int_equal(visit_twice("her"), 0);
-    assert_int_equal(visit_twice("here2"), 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -289,7 +263,6 @@ int main(void)
         cmocka_unit_test(a_pipe_is_no_terminal),
         cmocka_unit_test(the_service_manager_is_told),
         cmocka_unit_test(the_program_knows_where_it_lies),
-        cmocka_unit_test(a_crash_point_kills_at_the_nth_visit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
