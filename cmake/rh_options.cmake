@@ -34,7 +34,7 @@ target_compile_definitions(rh_options INTERFACE _POSIX_C_SOURCE=200809L)
 target_compile_options(rh_options INTERFACE -g -fvisibility=hidden -ffp-contract=off -fno-math-errno
   -fstack-protector-strong $<$<AND:$<CONFIG:Release>,$<STREQUAL:${RH_SANITIZE},>>:-D_FORTIFY_SOURCE=2>)
 target_compile_options(rh_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow
-  -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wformat=2 -Wundef -Wvla -Wcast-align -Wcast-qual
+  $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes;-Wmissing-prototypes;-Wold-style-definition> -Wformat=2 -Wundef -Wvla -Wcast-align -Wcast-qual
   -Wpointer-arith -Wwrite-strings -Wimplicit-fallthrough -Wdouble-promotion -Wfloat-conversion -Wredundant-decls
   -Wdate-time)
 if(RH_WERROR)

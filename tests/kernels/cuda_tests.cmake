@@ -1,0 +1,15 @@
+# rh_add_cuda_test(NAME VARIANT SOURCES ... LINK ...): a program without cmocka; 77 is a skip. VARIANT is the
+# folder that includes this file, emu or gpu: a .cu file has one language per folder.
+get_property(RH_KERNELS_DIR GLOBAL PROPERTY RH_KERNELS_DIR)
+function(rh_add_cuda_test name variant)
+  cmake_parse_arguments(T "" "" "SOURCES;LINK" ${ARGN})
+  list(TRANSFORM T_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/../)
+  if(variant STREQUAL "emu")
+    set_source_files_properties(${T_SOURCES} PROPERTIES LANGUAGE CXX)
+  endif()
+  add_executable(${name}_${variant} ${T_SOURCES})
+  target_include_directories(${name}_${variant} PRIVATE ${RH_KERNELS_DIR})
+  target_link_libraries(${name}_${variant} PRIVATE ${T_LINK} rh_cuda_options)
+  add_test(NAME ${name}_${variant} COMMAND ${name}_${variant})
+  set_tests_properties(${name}_${variant} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS "cuda;${variant}")
+endfunction()
