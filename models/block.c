@@ -1,7 +1,6 @@
 #include "models/block.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "base/mem.h"
 #include "block_private.h"
@@ -14,10 +13,10 @@ enum rh_rc rh_block_new(struct rh_backend *backend, const struct rh_model_config
     struct rh_block *b = rh_alloc(sizeof *b);
     b->backend = backend;
     b->ops = rh_backend_ops(backend);
+    b->element = rh_backend_element_size(backend);
     b->config = config;
     b->mixer = unit->mixer;
     rh_block_measure(b);
-    b->offsets = rh_alloc_array((size_t)b->n.experts + 1, sizeof *b->offsets);
     enum rh_rc rc = rh_block_load(b, unit, unit->prefix, weights, err);
     if (rc != RH_OK) {
         rh_block_free(b);
@@ -32,15 +31,12 @@ void rh_block_free(struct rh_block *b)
     if (!b)
         return;
     rh_backend_release(b->backend, b->weights);
-    rh_backend_release(b->backend, b->weights_q);
-    rh_backend_release(b->backend, b->grads);
+    rh_backend_release(b->backend, b->arenas.weights_q);
+    rh_backend_release(b->backend, b->arenas.grads);
     rh_backend_release(b->backend, b->vector_memory);
     rh_backend_release(b->backend, b->activation_memory);
-    rh_backend_release(b->backend, b->cos);
-    rh_backend_release(b->backend, b->sin);
-    rh_free(b->offsets);
+    rh_backend_release(b->backend, b->cos); /* and sin */
     rh_free(b->linears);
-    rh_free(b->expert_of);
     rh_free(b);
 }
 
@@ -49,13 +45,28 @@ size_t rh_block_linear_count(const struct rh_block *b)
     return b->linear_count;
 }
 
-struct rh_block_linear *rh_block_linear_at(struct rh_block *b, size_t index)
+const struct rh_block_linear *rh_block_linear_at(const struct rh_block *b, size_t index)
 {
     return &b->linears[index];
 }
 
+const struct rh_block_arenas *rh_block_arenas(const struct rh_block *b)
+{
+    return &b->arenas;
+}
+
+int64_t rh_block_experts(const struct rh_block *b)
+{
+    return b->n.experts;
+}
+
+const int64_t *rh_block_offsets(const struct rh_block *b)
+{
+    return b->act.offsets;
+}
+
 /* Angles in fp32, as the reference has them: in fp64 the cosine differs by 1.4e-4 at 4096. */
-static void fill_angles(struct rh_block *b, int64_t seq)
+static void fill_angles(const struct rh_block *b, int64_t seq, float *cosines, float *sines)
 {
     int64_t half = b->n.rot / 2;
     for (int64_t i = 0; i < half; i++) {
@@ -63,24 +74,25 @@ static void fill_angles(struct rh_block *b, int64_t seq)
         float frequency = 1.0F / (float)pow(b->config->rope_theta, (double)exponent);
         for (int64_t t = 0; t < seq; t++) {
             float angle = (float)t * frequency;
-            b->cos[t * half + i] = cosf(angle);
-            b->sin[t * half + i] = sinf(angle);
+            cosines[t * half + i] = cosf(angle);
+            sines[t * half + i] = sinf(angle);
         }
     }
 }
 
 static enum rh_rc make_angles(struct rh_block *b, int64_t seq, struct rh_error *err)
 {
-    size_t bytes = (size_t)(seq * (b->n.rot / 2)) * sizeof(float);
+    size_t count = (size_t)(seq * (b->n.rot / 2));
+    float *angles = rh_alloc_array(2 * count + 1, sizeof *angles);
     void *memory = NULL;
-    enum rh_rc rc = rh_backend_alloc(b->backend, bytes, "angles", &memory, err);
+    fill_angles(b, seq, angles, angles + count);
+    enum rh_rc rc = rh_backend_alloc(b->backend, 2 * count * sizeof *angles + 1, "angles", &memory,
+                                     err);
     b->cos = memory;
-    if (rc != RH_OK)
-        return rc;
-    rc = rh_backend_alloc(b->backend, bytes, "angles", &memory, err);
-    b->sin = rc == RH_OK ? memory : NULL;
+    b->sin = memory ? b->cos + count : NULL;
     if (rc == RH_OK)
-        fill_angles(b, seq);
+        rc = rh_backend_upload(b->backend, memory, angles, 2 * count * sizeof *angles, err);
+    rh_free(angles);
     return rc;
 }
 
@@ -93,35 +105,37 @@ struct carver {
 static void *carve(struct carver *c, int64_t count, size_t size)
 {
     size_t at = c->used;
-    c->used += ((size_t)count * size + 63) / 64 * 64;
+    c->used += ((size_t)count * size + 255) / 256 * 256;
     return c->base ? c->base + at : NULL;
 }
 
-#define FLOATS(c, count) carve((c), (count), sizeof(float))
+#define FLOATS(c, count)   carve((c), (count), sizeof(float))
+#define ELEMENTS(c, count) carve((c), (count), b->element)
 
 static void carve_forward(struct rh_block *b, struct carver *c, int64_t rows)
 {
     const struct rh_sizes *n = &b->n;
     struct rh_activations *a = &b->act;
     int64_t slots = rows * n->top_k;
-    a->xn = FLOATS(c, rows * n->hidden);
-    a->u = FLOATS(c, rows * n->mixer_in);
-    a->core = FLOATS(c, rows * n->mixer_width);
-    a->mixed = FLOATS(c, rows * n->mixer_width);
-    a->h = FLOATS(c, rows * n->hidden);
-    a->hn = FLOATS(c, rows * n->hidden);
-    a->logits = FLOATS(c, rows * (n->experts + 1));
+    a->xn = ELEMENTS(c, rows * n->hidden);
+    a->u = ELEMENTS(c, rows * n->mixer_in);
+    a->core = ELEMENTS(c, rows * n->mixer_width);
+    a->mixed = ELEMENTS(c, rows * n->mixer_width);
+    a->h = ELEMENTS(c, rows * n->hidden);
+    a->hn = ELEMENTS(c, rows * n->hidden);
+    a->logits = ELEMENTS(c, rows * (n->experts + 1));
     a->p = FLOATS(c, slots);
     a->shared = FLOATS(c, rows);
     a->expert = carve(c, slots, sizeof *a->expert);
     a->slot = carve(c, slots, sizeof *a->slot);
-    a->dispatched = FLOATS(c, slots * n->hidden);
-    a->gate_up = FLOATS(c, slots * 2 * n->width);
-    a->act = FLOATS(c, slots * n->width);
-    a->expert_out = FLOATS(c, slots * n->hidden);
-    a->shared_gate_up = FLOATS(c, rows * 2 * n->shared_width);
-    a->shared_act = FLOATS(c, rows * n->shared_width);
-    a->shared_out = FLOATS(c, rows * n->hidden);
+    a->offsets = carve(c, n->experts + 1, sizeof *a->offsets);
+    a->dispatched = ELEMENTS(c, slots * n->hidden);
+    a->gate_up = ELEMENTS(c, slots * 2 * n->width);
+    a->act = ELEMENTS(c, slots * n->width);
+    a->expert_out = ELEMENTS(c, slots * n->hidden);
+    a->shared_gate_up = ELEMENTS(c, rows * 2 * n->shared_width);
+    a->shared_act = ELEMENTS(c, rows * n->shared_width);
+    a->shared_out = ELEMENTS(c, rows * n->hidden);
 }
 
 static void carve_mixer(struct rh_block *b, struct carver *c, int64_t rows, int64_t seq,
@@ -130,19 +144,19 @@ static void carve_mixer(struct rh_block *b, struct carver *c, int64_t rows, int6
     const struct rh_sizes *n = &b->n;
     struct rh_activations *a = &b->act;
     if (b->mixer == RH_MIXER_FULL_ATTENTION) {
-        a->q = FLOATS(c, rows * n->heads * n->head_size);
-        a->k = FLOATS(c, rows * n->kv);
+        a->q = ELEMENTS(c, rows * n->heads * n->head_size);
+        a->k = ELEMENTS(c, rows * n->kv);
         a->lse = FLOATS(c, rows * n->heads);
         if (with_backward) {
-            a->dq = FLOATS(c, rows * n->heads * n->head_size);
-            a->dk = FLOATS(c, rows * n->kv);
+            a->dq = ELEMENTS(c, rows * n->heads * n->head_size);
+            a->dk = ELEMENTS(c, rows * n->kv);
         }
         return;
     }
-    a->conv_pre = FLOATS(c, rows * n->qkv);
-    a->conv = FLOATS(c, rows * n->qkv);
-    a->qn = FLOATS(c, rows * n->key_heads * n->key_size);
-    a->kn = FLOATS(c, rows * n->key_heads * n->key_size);
+    a->conv_pre = ELEMENTS(c, rows * n->qkv);
+    a->conv = ELEMENTS(c, rows * n->qkv);
+    a->qn = ELEMENTS(c, rows * n->key_heads * n->key_size);
+    a->kn = ELEMENTS(c, rows * n->key_heads * n->key_size);
     a->rq = FLOATS(c, rows * n->key_heads);
     a->rk = FLOATS(c, rows * n->key_heads);
     a->beta = FLOATS(c, rows * n->value_heads);
@@ -151,10 +165,10 @@ static void carve_mixer(struct rh_block *b, struct carver *c, int64_t rows, int6
         return;
     struct rh_delta_rule shape = {.batch = rows / seq, .seq = seq, .value_heads = n->value_heads,
                                   .key_size = n->key_size, .value_size = n->value_size};
-    a->saved = FLOATS(c, b->ops->delta_rule_saved(&shape));
-    a->dq = FLOATS(c, rows * n->key_heads * n->key_size);
-    a->dk = FLOATS(c, rows * n->key_heads * n->key_size);
-    a->dconv = FLOATS(c, rows * n->qkv);
+    a->saved = carve(c, b->ops->delta_rule_saved(&shape), 1);
+    a->dq = ELEMENTS(c, rows * n->key_heads * n->key_size);
+    a->dk = ELEMENTS(c, rows * n->key_heads * n->key_size);
+    a->dconv = ELEMENTS(c, rows * n->qkv);
     a->dbeta = FLOATS(c, rows * n->value_heads);
     a->dg = FLOATS(c, rows * n->value_heads);
 }
@@ -164,23 +178,23 @@ static void carve_backward(struct rh_block *b, struct carver *c, int64_t rows)
     const struct rh_sizes *n = &b->n;
     struct rh_activations *a = &b->act;
     int64_t slots = rows * n->top_k;
-    a->d_expert_out = FLOATS(c, slots * n->hidden);
-    a->d_act = FLOATS(c, slots * n->width);
-    a->d_gate_up = FLOATS(c, slots * 2 * n->width);
+    a->d_expert_out = ELEMENTS(c, slots * n->hidden);
+    a->d_act = ELEMENTS(c, slots * n->width);
+    a->d_gate_up = ELEMENTS(c, slots * 2 * n->width);
     a->dp = FLOATS(c, slots);
     a->dshared = FLOATS(c, rows);
-    a->d_shared_out = FLOATS(c, rows * n->hidden);
-    a->d_shared_act = FLOATS(c, rows * n->shared_width);
-    a->d_shared_gate_up = FLOATS(c, rows * 2 * n->shared_width);
-    a->dlogits = FLOATS(c, rows * (n->experts + 1));
-    a->dhn = FLOATS(c, rows * n->hidden);
-    a->dh = FLOATS(c, rows * n->hidden);
-    a->dmixed = FLOATS(c, rows * n->mixer_width);
-    a->dcore = FLOATS(c, rows * n->mixer_width);
-    a->du = FLOATS(c, rows * n->mixer_in);
+    a->d_shared_out = ELEMENTS(c, rows * n->hidden);
+    a->d_shared_act = ELEMENTS(c, rows * n->shared_width);
+    a->d_shared_gate_up = ELEMENTS(c, rows * 2 * n->shared_width);
+    a->dlogits = ELEMENTS(c, rows * (n->experts + 1));
+    a->dhn = ELEMENTS(c, rows * n->hidden);
+    a->dh = ELEMENTS(c, rows * n->hidden);
+    a->dmixed = ELEMENTS(c, rows * n->mixer_width);
+    a->dcore = ELEMENTS(c, rows * n->mixer_width);
+    a->du = ELEMENTS(c, rows * n->mixer_in);
 }
 
-static size_t carve_all(struct rh_block *b, char *base, int64_t rows, int64_t seq,
+static size_t carve_all(struct rh_block *b, void *base, int64_t rows, int64_t seq,
                         bool with_backward)
 {
     struct carver c = {base, 0};
@@ -191,18 +205,19 @@ static size_t carve_all(struct rh_block *b, char *base, int64_t rows, int64_t se
     return c.used;
 }
 
-static enum rh_rc make_gradients(struct rh_block *b, struct rh_error *err)
+static enum rh_rc make_arenas(struct rh_block *b, bool with_backward, struct rh_error *err)
 {
-    size_t bytes = (size_t)b->at.total * sizeof(float);
-    void *memory = NULL;
-    enum rh_rc rc = rh_backend_alloc(b->backend, bytes, "gradients of a block", &memory, err);
-    if (rc != RH_OK)
-        return rc;
-    b->grads = memory;
-    memset(b->grads, 0, bytes); /* of experts that no token ever reaches */
-    for (size_t i = 0; i < b->linear_count; i++)
-        b->linears[i].grad = b->grads + ((float *)b->linears[i].weight - b->weights);
-    return RH_OK;
+    size_t bytes = (size_t)b->at.total * b->element;
+    enum rh_rc rc = rh_backend_alloc(b->backend, bytes, "quantized weights of a block",
+                                     &b->arenas.weights_q, err);
+    if (rc == RH_OK)
+        rh_backend_copy(b->backend, b->arenas.weights_q, b->weights, bytes);
+    if (rc == RH_OK && with_backward) {
+        rc = rh_backend_alloc(b->backend, bytes, "gradients of a block", &b->arenas.grads, err);
+        if (rc == RH_OK) /* of experts that no token ever reaches */
+            rh_backend_zero(b->backend, b->arenas.grads, bytes);
+    }
+    return rc;
 }
 
 enum rh_rc rh_block_reserve(struct rh_block *b, int64_t batch_size, int64_t seq_len,
@@ -221,33 +236,34 @@ enum rh_rc rh_block_reserve(struct rh_block *b, int64_t batch_size, int64_t seq_
     b->seq_max = seq_len;
     b->with_backward = with_backward;
     rc = make_angles(b, seq_len, err);
-    if (rc == RH_OK && with_backward)
-        rc = make_gradients(b, err);
-    return rc;
+    return rc == RH_OK ? make_arenas(b, with_backward, err) : rc;
 }
 
-void rh_apply(struct rh_block *b, const float *x, int64_t in, int64_t at, int64_t out, float *y,
+void rh_apply(struct rh_block *b, const void *x, int64_t in, int64_t at, int64_t out, void *y,
               bool accumulate)
 {
     b->ops->matmul(b->backend, &(struct rh_matmul){.form = RH_NT, .m = b->rows, .n = out, .k = in,
-                                                   .a = x, .lda = in, .b = b->w + at, .ldb = in,
+                                                   .a = x, .lda = in, .b = rh_at(b, b->w, at),
+                                                   .ldb = in,
                                                    .c = y, .ldc = out, .accumulate = accumulate});
 }
 
-void rh_apply_backward(struct rh_block *b, const float *dy, int64_t out, int64_t at, int64_t in,
-                       float *dx, bool accumulate)
+void rh_apply_backward(struct rh_block *b, const void *dy, int64_t out, int64_t at, int64_t in,
+                       void *dx, bool accumulate)
 {
     b->ops->matmul(b->backend, &(struct rh_matmul){.form = RH_NN, .m = b->rows, .n = in, .k = out,
-                                                   .a = dy, .lda = out, .b = b->w + at, .ldb = in,
+                                                   .a = dy, .lda = out, .b = rh_at(b, b->w, at),
+                                                   .ldb = in,
                                                    .c = dx, .ldc = in, .accumulate = accumulate});
 }
 
-void rh_weight_gradient(struct rh_block *b, const float *dy, int64_t out, const float *x, int64_t in,
+void rh_weight_gradient(struct rh_block *b, const void *dy, int64_t out, const void *x, int64_t in,
                         int64_t at)
 {
     b->ops->matmul(b->backend, &(struct rh_matmul){.form = RH_TN, .m = out, .n = in, .k = b->rows,
                                                    .a = dy, .lda = out, .b = x, .ldb = in,
-                                                   .c = b->grads + at, .ldc = in});
+                                                   .c = rh_at(b, b->arenas.grads, at),
+                                                   .ldc = in});
 }
 
 static struct rh_rms_norm post_norm(const struct rh_block *b)
@@ -255,12 +271,6 @@ static struct rh_rms_norm post_norm(const struct rh_block *b)
     return (struct rh_rms_norm){.rows = b->rows, .size = b->n.hidden,
                                 .eps = (float)b->config->rms_norm_eps, .x = b->act.h,
                                 .w = b->v.post_norm, .y = b->act.hn};
-}
-
-static void count_tokens(const struct rh_block *b, int64_t *expert_tokens)
-{
-    for (int64_t e = 0; expert_tokens && e < b->n.experts; e++)
-        expert_tokens[e] += b->offsets[e + 1] - b->offsets[e];
 }
 
 enum rh_rc rh_block_forward(struct rh_block *b, enum rh_weights which, const void *x, void *y,
@@ -272,7 +282,7 @@ enum rh_rc rh_block_forward(struct rh_block *b, enum rh_weights which, const voi
         return rh_fail(err, RH_ERR_SHAPE, "a batch of %lld x %lld tokens was not reserved",
                        (long long)batch_size, (long long)seq_len);
     b->x = x;
-    b->w = which == RH_WEIGHTS_SOURCE ? b->weights : b->weights_q;
+    b->w = which == RH_WEIGHTS_SOURCE ? b->weights : b->arenas.weights_q;
     b->batch = batch_size;
     b->seq = seq_len;
     b->rows = batch_size * seq_len;
@@ -286,23 +296,26 @@ enum rh_rc rh_block_forward(struct rh_block *b, enum rh_weights which, const voi
         rh_full_attention_forward(b);
     else
         rh_linear_attention_forward(b, for_backward);
-    memcpy(b->act.h, x, (size_t)(b->rows * n->hidden) * sizeof(float));
+    rh_backend_copy(b->backend, b->act.h, x, (size_t)(b->rows * n->hidden) * b->element);
     rh_apply(b, b->act.mixed, n->mixer_width, b->at.mixer_out, n->hidden, b->act.h, true);
     struct rh_rms_norm post = post_norm(b);
     b->ops->rms_norm(b->backend, &post);
     rh_moe_forward(b, y);
-    count_tokens(b, expert_tokens);
+    if (expert_tokens)
+        b->ops->count_tokens(b->backend, &(struct rh_count_tokens){.experts = n->experts,
+                                                                   .offsets = b->act.offsets,
+                                                                   .counts = expert_tokens});
     return RH_OK;
 }
 
 enum rh_rc rh_block_backward(struct rh_block *b, const void *dy, struct rh_error *err)
 {
-    if (!b->with_backward || b->w != b->weights_q)
+    if (!b->with_backward || b->w != b->arenas.weights_q)
         return rh_fail(err, RH_ERR_INTERNAL, "backward without a forward of quantized weights");
     const struct rh_sizes *n = &b->n;
     const struct rh_activations *a = &b->act;
     rh_moe_backward(b, dy);
-    memcpy(a->dh, dy, (size_t)(b->rows * n->hidden) * sizeof(float));
+    rh_backend_copy(b->backend, a->dh, dy, (size_t)(b->rows * n->hidden) * b->element);
     struct rh_rms_norm post = post_norm(b);
     post.dy = a->dhn;
     post.dx = a->dh;
@@ -315,9 +328,5 @@ enum rh_rc rh_block_backward(struct rh_block *b, const void *dy, struct rh_error
     else
         rh_linear_attention_backward(b);
     rh_weight_gradient(b, a->du, n->mixer_in, a->xn, n->hidden, b->at.mixer_in);
-    for (size_t i = 0; i < b->linear_count; i++) {
-        int e = b->expert_of[i];
-        b->linears[i].has_grad = e < 0 || b->offsets[e + 1] > b->offsets[e];
-    }
     return RH_OK;
 }

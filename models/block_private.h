@@ -36,47 +36,58 @@ struct rh_vectors {
 
 /* Activations; rows = batch * seq. Those of forward are kept for backward. */
 struct rh_activations {
-    float *xn, *u, *core, *mixed, *h, *hn, *logits, *p, *shared;
+    void *xn, *u, *core, *mixed, *h, *hn, *logits;
+    float *p, *shared;
     int32_t *expert;
-    int64_t *slot;
-    float *dispatched, *gate_up, *act, *expert_out;
-    float *shared_gate_up, *shared_act, *shared_out;
+    int64_t *slot, *offsets; /* offsets: of the last forward */
+    void *dispatched, *gate_up, *act, *expert_out;
+    void *shared_gate_up, *shared_act, *shared_out;
     /* full attention */
-    float *q, *k, *lse;
+    void *q, *k;
+    float *lse;
     /* linear attention */
-    float *conv_pre, *conv, *qn, *kn, *rq, *rk, *beta, *g, *saved;
+    void *conv_pre, *conv, *qn, *kn;
+    float *rq, *rk, *beta, *g;
+    void *saved;
     /* backward */
-    float *d_expert_out, *d_act, *d_gate_up, *dp, *dshared, *d_shared_out, *d_shared_act,
-        *d_shared_gate_up, *dlogits, *dhn, *dh, *dmixed, *dcore, *du, *dq, *dk, *dconv, *dbeta,
-        *dg;
+    void *d_expert_out, *d_act, *d_gate_up, *d_shared_out, *d_shared_act, *d_shared_gate_up,
+        *dlogits, *dhn, *dh, *dmixed, *dcore, *du, *dq, *dk, *dconv;
+    float *dp, *dshared, *dbeta, *dg;
 };
 
 struct rh_block {
     struct rh_backend *backend;
     const struct rh_ops *ops;
+    size_t element; /* bytes of the activation type */
     const struct rh_model_config *config;
     enum rh_mixer mixer;
     struct rh_sizes n;
     struct rh_places at;
     struct rh_vectors v;
     void *vector_memory;
-    float *weights, *weights_q, *grads; /* the three arenas */
+    void *weights; /* the arena that rh_block_arenas shows as constant */
+    struct rh_block_arenas arenas;
     struct rh_block_linear *linears;
-    int *expert_of; /* [linears]: -1 when every token reaches it */
     size_t linear_count;
     struct rh_activations act;
     void *activation_memory;
-    int64_t *offsets; /* [experts + 1] of the last forward */
     float *cos, *sin; /* [seq, rot/2] */
     int64_t rows_max, seq_max;
     bool with_backward;
     /* Of the last forward. */
-    const float *x, *w;
+    const void *x, *w;
     int64_t batch, seq, rows;
 };
 
+/* Element `count` after `base`, in the activation type. */
+static inline void *rh_at(const struct rh_block *b, const void *base, int64_t count)
+{
+    return (void *)((uintptr_t)base + (uintptr_t)count * b->element);
+}
+
 /* Places and loading: weights.c */
 void rh_block_measure(struct rh_block *block);
+int64_t rh_block_vector_bytes(const struct rh_sizes *n);
 RH_MUST_USE enum rh_rc rh_block_load(struct rh_block *block, const struct rh_unit *unit,
                                      const char *prefix, const struct rh_safetensors *weights,
                                      struct rh_error *err);
@@ -85,17 +96,17 @@ void rh_full_attention_forward(struct rh_block *block);
 void rh_full_attention_backward(struct rh_block *block);
 void rh_linear_attention_forward(struct rh_block *block, bool for_backward);
 void rh_linear_attention_backward(struct rh_block *block);
-void rh_moe_forward(struct rh_block *block, float *y);
-void rh_moe_backward(struct rh_block *block, const float *dy);
+void rh_moe_forward(struct rh_block *block, void *y);
+void rh_moe_backward(struct rh_block *block, const void *dy);
 
 /* y[rows, out] (+)= x[rows, in] W^T; ld in elements. */
-void rh_apply(struct rh_block *block, const float *x, int64_t in, int64_t at, int64_t out, float *y,
+void rh_apply(struct rh_block *block, const void *x, int64_t in, int64_t at, int64_t out, void *y,
               bool accumulate);
 /* dx[rows, in] (+)= dy[rows, out] W */
-void rh_apply_backward(struct rh_block *block, const float *dy, int64_t out, int64_t at, int64_t in,
-                       float *dx, bool accumulate);
+void rh_apply_backward(struct rh_block *block, const void *dy, int64_t out, int64_t at, int64_t in,
+                       void *dx, bool accumulate);
 /* dW[out, in] = dy^T x */
-void rh_weight_gradient(struct rh_block *block, const float *dy, int64_t out, const float *x,
+void rh_weight_gradient(struct rh_block *block, const void *dy, int64_t out, const void *x,
                         int64_t in, int64_t at);
 
 #endif

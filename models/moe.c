@@ -5,7 +5,7 @@ static struct rh_route route(const struct rh_block *b)
     const struct rh_activations *a = &b->act;
     return (struct rh_route){.rows = b->rows, .experts = b->n.experts, .top_k = b->n.top_k,
                              .logits = a->logits, .ldl = b->n.experts + 1, .p = a->p,
-                             .expert = a->expert, .slot = a->slot, .offsets = b->offsets,
+                             .expert = a->expert, .slot = a->slot, .offsets = a->offsets,
                              .shared = a->shared};
 }
 
@@ -18,7 +18,7 @@ static struct rh_combine combine(const struct rh_block *b)
 }
 
 /* w: one of the arenas at gate_up or down; n rows of k. */
-static void experts(struct rh_block *b, enum rh_form form, float *x, float *y, float *w, int64_t n,
+static void experts(struct rh_block *b, enum rh_form form, void *x, void *y, void *w, int64_t n,
                     int64_t k)
 {
     bool forward = form == RH_NT;
@@ -27,25 +27,31 @@ static void experts(struct rh_block *b, enum rh_form form, float *x, float *y, f
         b->backend, &(struct rh_expert_matmul){.form = form, .experts = b->n.experts,
                                                .n = forward || weight ? n : k,
                                                .k = forward || weight ? k : n,
-                                               .offsets = b->offsets, .x = x,
+                                               .rows = b->rows * b->n.top_k,
+                                               .offsets = b->act.offsets, .x = x,
                                                .ldx = forward || weight ? k : n, .y = y,
                                                .ldy = forward || weight ? n : k, .w = w,
                                                .w_stride = n * k});
 }
 
 /* The ops read weights through a pointer that is not const, since one of them writes gradients. */
-static float *weights_at(const struct rh_block *b, int64_t at)
+static void *weights_at(const struct rh_block *b, int64_t at)
 {
-    return (b->w == b->weights ? b->weights : b->weights_q) + at;
+    return rh_at(b, b->w, at);
 }
 
-static void swiglu(struct rh_block *b, int64_t rows, int64_t size, const float *x, float *y)
+static void *grads_at(const struct rh_block *b, int64_t at)
+{
+    return rh_at(b, b->arenas.grads, at);
+}
+
+static void swiglu(struct rh_block *b, int64_t rows, int64_t size, const void *x, void *y)
 {
     b->ops->swiglu(b->backend, &(struct rh_swiglu){.rows = rows, .size = size, .x = x, .y = y});
 }
 
-static void swiglu_backward(struct rh_block *b, int64_t rows, int64_t size, const float *x,
-                            const float *dy, float *dx)
+static void swiglu_backward(struct rh_block *b, int64_t rows, int64_t size, const void *x,
+                            const void *dy, void *dx)
 {
     b->ops->swiglu_backward(
         b->backend, &(struct rh_swiglu){.rows = rows, .size = size, .x = x, .dy = dy, .dx = dx});
@@ -57,7 +63,7 @@ static struct rh_dispatch dispatch(const struct rh_block *b)
                                 .slot = b->act.slot};
 }
 
-void rh_moe_forward(struct rh_block *b, float *y)
+void rh_moe_forward(struct rh_block *b, void *y)
 {
     const struct rh_sizes *n = &b->n;
     const struct rh_activations *a = &b->act;
@@ -85,10 +91,10 @@ static void routed_backward(struct rh_block *b)
 {
     const struct rh_sizes *n = &b->n;
     const struct rh_activations *a = &b->act;
-    experts(b, RH_TN, a->act, a->d_expert_out, b->grads + b->at.down, n->hidden, n->width);
+    experts(b, RH_TN, a->act, a->d_expert_out, grads_at(b, b->at.down), n->hidden, n->width);
     experts(b, RH_NN, a->d_expert_out, a->d_act, weights_at(b, b->at.down), n->hidden, n->width);
     swiglu_backward(b, b->rows * n->top_k, n->width, a->gate_up, a->d_act, a->d_gate_up);
-    experts(b, RH_TN, a->dispatched, a->d_gate_up, b->grads + b->at.gate_up, 2 * n->width,
+    experts(b, RH_TN, a->dispatched, a->d_gate_up, grads_at(b, b->at.gate_up), 2 * n->width,
             n->hidden);
     /* The rows' own gradients are no longer needed: their place takes those of the inputs. */
     experts(b, RH_NN, a->d_gate_up, a->d_expert_out, weights_at(b, b->at.gate_up), 2 * n->width,
@@ -115,7 +121,7 @@ static void shared_backward(struct rh_block *b)
                       a->dhn, true);
 }
 
-void rh_moe_backward(struct rh_block *b, const float *dy)
+void rh_moe_backward(struct rh_block *b, const void *dy)
 {
     const struct rh_activations *a = &b->act;
     struct rh_combine sum = combine(b);

@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "block_private.h"
 
-/* Bytes converted at a time. */
+/* Bytes read at a time. */
 #define PIECE ((uint64_t)8 << 20)
 
 static void measure_sizes(struct rh_block *b)
@@ -107,41 +107,83 @@ static bool readable(enum rh_dtype dtype)
     return dtype == RH_BF16 || dtype == RH_F16 || dtype == RH_F32;
 }
 
-/* Elements [first, first + count) of a tensor as float. */
-static enum rh_rc read_floats(const struct rh_safetensors *weights, const char *name, int64_t first,
-                              int64_t count, float *out, struct rh_error *err)
+static enum rh_rc find(const struct rh_safetensors *weights, const char *name, int64_t count,
+                       const struct rh_tensor_info **out, struct rh_error *err)
 {
     const struct rh_tensor_info *info = rh_safetensors_find(weights, name);
+    *out = info;
     if (!info)
         return rh_fail(err, RH_ERR_NOT_FOUND, "%s has no tensor %s",
                        rh_safetensors_path(weights), name);
     if (!readable(info->dtype))
         return rh_fail(err, RH_ERR_DTYPE, "%s: %s is %s; weights must be BF16, F16 or F32",
                        rh_safetensors_path(weights), name, rh_dtype_name(info->dtype));
-    if (first + count > rh_tensor_elements(info))
+    if (count > rh_tensor_elements(info))
         return rh_fail(err, RH_ERR_SHAPE, "%s: %s is smaller than the config says",
                        rh_safetensors_path(weights), name);
+    return RH_OK;
+}
+
+/* What the matrices of one block pass through. */
+struct loader {
+    struct rh_block *block;
+    const struct rh_safetensors *weights;
+    void *piece;   /* PIECE bytes that the backend reaches directly */
+    float *floats; /* as many elements as a piece has at most */
+    int64_t loaded;
+};
+
+/* A piece in the source's type becomes one in the backend's. */
+static const void *convert(const struct loader *l, enum rh_dtype from, size_t count)
+{
+    enum rh_dtype to = rh_backend_dtype(l->block->backend);
+    if (from == to)
+        return l->piece;
+    rh_to_f32(from, l->piece, l->floats, count);
+    if (to == RH_F32)
+        return l->floats;
+    rh_from_f32(to, l->floats, l->piece, count); /* no type is narrower than that of a device */
+    return l->piece;
+}
+
+/* Elements [first, first + count) of a tensor to the block's weights at `at`. */
+static enum rh_rc load_matrix(const struct loader *l, const char *name, int64_t first,
+                              int64_t count, int64_t at, struct rh_error *err)
+{
+    const struct rh_block *b = l->block;
+    const struct rh_tensor_info *info = NULL;
+    enum rh_rc rc = find(l->weights, name, first + count, &info, err);
+    if (rc != RH_OK)
+        return rc;
     uint64_t size = rh_dtype_size(info->dtype);
-    void *piece = rh_alloc(PIECE);
-    enum rh_rc rc = RH_OK;
     for (int64_t done = 0; done < count && rc == RH_OK;) {
         int64_t n = (int64_t)(PIECE / size);
         n = n < count - done ? n : count - done;
-        rc = rh_safetensors_read(weights, info, (uint64_t)(first + done) * size,
-                                 (uint64_t)n * size, piece, err);
+        rc = rh_safetensors_read(l->weights, info, (uint64_t)(first + done) * size,
+                                 (uint64_t)n * size, l->piece, err);
         if (rc == RH_OK)
-            rh_to_f32(info->dtype, piece, out + done, (size_t)n);
+            rc = rh_backend_upload(b->backend, rh_at(b, b->weights, at + done),
+                                   convert(l, info->dtype, (size_t)n), (size_t)n * b->element, err);
         done += n;
     }
-    rh_free(piece);
     return rc;
 }
 
+/* A whole tensor as float in host memory. */
 static enum rh_rc read_vector(const struct rh_safetensors *weights, const char *prefix,
                               const char *name, int64_t count, float *out, struct rh_error *err)
 {
+    const struct rh_tensor_info *info = NULL;
     char *full = rh_format("%s%s", prefix, name);
-    enum rh_rc rc = read_floats(weights, full, 0, count, out, err);
+    enum rh_rc rc = find(weights, full, count, &info, err);
+    if (rc == RH_OK) {
+        uint64_t bytes = (uint64_t)count * rh_dtype_size(info->dtype);
+        void *raw = rh_alloc((size_t)bytes);
+        rc = rh_safetensors_read(weights, info, 0, bytes, raw, err);
+        if (rc == RH_OK)
+            rh_to_f32(info->dtype, raw, out, (size_t)count);
+        rh_free(raw);
+    }
     rh_free(full);
     return rc;
 }
@@ -161,61 +203,90 @@ static void turn(const float *in, int64_t rows, int64_t columns, float *out)
     }
 }
 
-static enum rh_rc load_linear_vectors(struct rh_block *b, const char *prefix,
-                                      const struct rh_safetensors *weights, struct rh_error *err)
+static enum rh_rc read_linear_vectors(const struct rh_block *b, const char *prefix,
+                                      const struct rh_safetensors *weights,
+                                      const struct rh_vectors *v, struct rh_error *err)
 {
     const struct rh_sizes *n = &b->n;
     float *conv = rh_alloc_array((size_t)(n->qkv * n->taps), sizeof *conv);
     enum rh_rc rc = read_vector(weights, prefix, "linear_attn.conv1d.weight", n->qkv * n->taps, conv,
                                 err);
     if (rc == RH_OK)
-        turn(conv, n->qkv, n->taps, b->v.conv);
+        turn(conv, n->qkv, n->taps, v->conv);
     rh_free(conv);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "linear_attn.A_log", n->value_heads, b->v.a_log, err);
+        rc = read_vector(weights, prefix, "linear_attn.A_log", n->value_heads, v->a_log, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "linear_attn.dt_bias", n->value_heads, b->v.dt_bias, err);
+        rc = read_vector(weights, prefix, "linear_attn.dt_bias", n->value_heads, v->dt_bias, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "linear_attn.norm.weight", n->value_size, b->v.norm, err);
+        rc = read_vector(weights, prefix, "linear_attn.norm.weight", n->value_size, v->norm, err);
     return rc;
+}
+
+static enum rh_rc read_vectors(const struct rh_block *b, const char *prefix,
+                               const struct rh_safetensors *weights, const struct rh_vectors *v,
+                               struct rh_error *err)
+{
+    const struct rh_sizes *n = &b->n;
+    enum rh_rc rc = read_vector(weights, prefix, "input_layernorm.weight", n->hidden, v->input_norm,
+                                err);
+    if (rc == RH_OK)
+        rc = read_vector(weights, prefix, "post_attention_layernorm.weight", n->hidden,
+                         v->post_norm, err);
+    if (rc == RH_OK && b->mixer == RH_MIXER_LINEAR_ATTENTION)
+        return read_linear_vectors(b, prefix, weights, v, err);
+    if (rc == RH_OK)
+        rc = read_vector(weights, prefix, "self_attn.q_norm.weight", n->head_size, v->q_norm, err);
+    if (rc == RH_OK)
+        rc = read_vector(weights, prefix, "self_attn.k_norm.weight", n->head_size, v->k_norm, err);
+    return rc;
+}
+
+/* Places of the vectors in one array; returns its elements. */
+static int64_t place_vectors(const struct rh_sizes *n, float *memory, struct rh_vectors *v)
+{
+    float *end = memory;
+    v->input_norm = carve(&end, n->hidden);
+    v->post_norm = carve(&end, n->hidden);
+    v->q_norm = carve(&end, n->head_size);
+    v->k_norm = carve(&end, n->head_size);
+    v->conv = carve(&end, n->qkv * n->taps);
+    v->a_log = carve(&end, n->value_heads);
+    v->dt_bias = carve(&end, n->value_heads);
+    v->norm = carve(&end, n->value_size);
+    return end - memory;
+}
+
+int64_t rh_block_vector_bytes(const struct rh_sizes *n)
+{
+    int64_t total = 2 * n->hidden + 2 * n->head_size + n->qkv * n->taps + 2 * n->value_heads +
+                    n->value_size + 8 * 16; /* carve() rounds up */
+    return total * (int64_t)sizeof(float);
 }
 
 static enum rh_rc load_vectors(struct rh_block *b, const char *prefix,
                                const struct rh_safetensors *weights, struct rh_error *err)
 {
-    const struct rh_sizes *n = &b->n;
-    int64_t total = 2 * n->hidden + 2 * n->head_size + n->qkv * n->taps + 2 * n->value_heads +
-                    n->value_size + 8 * 16;
-    enum rh_rc rc = rh_backend_alloc(b->backend, (size_t)total * sizeof(float), "norms of a block",
-                                     &b->vector_memory, err);
+    size_t bytes = (size_t)rh_block_vector_bytes(&b->n);
+    enum rh_rc rc = rh_backend_alloc(b->backend, bytes, "norms of a block", &b->vector_memory, err);
     if (rc != RH_OK)
         return rc;
-    float *memory = b->vector_memory;
-    b->v.input_norm = carve(&memory, n->hidden);
-    b->v.post_norm = carve(&memory, n->hidden);
-    b->v.q_norm = carve(&memory, n->head_size);
-    b->v.k_norm = carve(&memory, n->head_size);
-    b->v.conv = carve(&memory, n->qkv * n->taps);
-    b->v.a_log = carve(&memory, n->value_heads);
-    b->v.dt_bias = carve(&memory, n->value_heads);
-    b->v.norm = carve(&memory, n->value_size);
-    rc = read_vector(weights, prefix, "input_layernorm.weight", n->hidden, b->v.input_norm, err);
+    struct rh_vectors host;
+    float *memory = rh_alloc(bytes);
+    place_vectors(&b->n, memory, &host);
+    int64_t count = place_vectors(&b->n, b->vector_memory, &b->v);
+    rc = read_vectors(b, prefix, weights, &host, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "post_attention_layernorm.weight", n->hidden,
-                         b->v.post_norm, err);
-    if (rc == RH_OK && b->mixer == RH_MIXER_LINEAR_ATTENTION)
-        return load_linear_vectors(b, prefix, weights, err);
-    if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "self_attn.q_norm.weight", n->head_size, b->v.q_norm, err);
-    if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "self_attn.k_norm.weight", n->head_size, b->v.k_norm, err);
+        rc = rh_backend_upload(b->backend, b->vector_memory, memory, (size_t)count * sizeof *memory,
+                               err);
+    rh_free(memory);
     return rc;
 }
 
-static enum rh_rc load_linear(struct rh_block *b, const struct rh_linear *linear,
-                              const char *prefix, const struct rh_safetensors *weights,
-                              int64_t *loaded, struct rh_error *err)
+static enum rh_rc load_linear(struct loader *l, const struct rh_linear *linear, const char *prefix,
+                              struct rh_error *err)
 {
+    struct rh_block *b = l->block;
     size_t skip = strlen(prefix);
     if (strncmp(linear->name, prefix, skip) != 0)
         return RH_OK; /* beside the block, as mtp.fc is */
@@ -224,43 +295,40 @@ static enum rh_rc load_linear(struct rh_block *b, const struct rh_linear *linear
     if (at < 0)
         return rh_fail(err, RH_ERR_INTERNAL, "%s has no place in a block", linear->name);
     int64_t count = linear->out_features * linear->in_features;
-    *loaded += count;
-    if (linear->bits < 16) {
-        b->expert_of[b->linear_count] = expert;
-        b->linears[b->linear_count++] = (struct rh_block_linear){
-            .linear = linear,
-            .weight = b->weights + at,
-            .weight_q = b->weights_q + at,
-        };
-    }
-    return read_floats(weights, linear->source, linear->source_row * linear->in_features, count,
-                       b->weights + at, err);
+    l->loaded += count;
+    if (linear->bits < 16)
+        b->linears[b->linear_count++] =
+            (struct rh_block_linear){.linear = linear, .at = at, .expert = expert};
+    return load_matrix(l, linear->source, linear->source_row * linear->in_features, count, at, err);
+}
+
+static enum rh_rc load_matrices(struct rh_block *b, const struct rh_unit *unit, const char *prefix,
+                                const struct rh_safetensors *weights, struct rh_error *err)
+{
+    struct loader l = {.block = b, .weights = weights};
+    enum rh_rc rc = rh_backend_alloc_host(b->backend, PIECE, "piece of a tensor", &l.piece, err);
+    if (rc != RH_OK)
+        return rc;
+    l.floats = rh_alloc_array(PIECE / 2, sizeof *l.floats);
+    for (size_t i = 0; i < unit->linear_count && rc == RH_OK; i++)
+        rc = load_linear(&l, &unit->linears[i], prefix, err);
+    if (rc == RH_OK && l.loaded != b->at.total)
+        rc = rh_fail(err, RH_ERR_SHAPE, "%s: the linears of %s have %" PRId64
+                     " weights, the config says %" PRId64, rh_safetensors_path(weights), unit->name,
+                     l.loaded, b->at.total);
+    rh_free(l.floats);
+    rh_backend_release_host(b->backend, l.piece);
+    return rc;
 }
 
 enum rh_rc rh_block_load(struct rh_block *b, const struct rh_unit *unit, const char *prefix,
                          const struct rh_safetensors *weights, struct rh_error *err)
 {
-    size_t bytes = (size_t)b->at.total * sizeof(float);
-    void *memory = NULL;
-    enum rh_rc rc = rh_backend_alloc(b->backend, bytes, "weights of a block", &memory, err);
-    b->weights = memory;
-    if (rc == RH_OK) {
-        rc = rh_backend_alloc(b->backend, bytes, "quantized weights of a block", &memory, err);
-        b->weights_q = rc == RH_OK ? memory : NULL;
-    }
-    if (rc != RH_OK)
-        return rc;
     b->linears = rh_alloc_array(unit->linear_count, sizeof *b->linears);
-    b->expert_of = rh_alloc_array(unit->linear_count, sizeof *b->expert_of);
-    int64_t loaded = 0;
-    for (size_t i = 0; i < unit->linear_count && rc == RH_OK; i++)
-        rc = load_linear(b, &unit->linears[i], prefix, weights, &loaded, err);
-    if (rc == RH_OK && loaded != b->at.total)
-        rc = rh_fail(err, RH_ERR_SHAPE, "%s: the linears of %s have %" PRId64
-                     " weights, the config says %" PRId64, rh_safetensors_path(weights), unit->name,
-                     loaded, b->at.total);
-    if (rc != RH_OK)
-        return rc;
-    memcpy(b->weights_q, b->weights, bytes);
-    return load_vectors(b, prefix, weights, err);
+    enum rh_rc rc = rh_backend_alloc(b->backend, (size_t)b->at.total * b->element,
+                                     "weights of a block", &b->weights, err);
+    b->arenas = (struct rh_block_arenas){.elements = b->at.total, .weights = b->weights};
+    if (rc == RH_OK)
+        rc = load_matrices(b, unit, prefix, weights, err);
+    return rc == RH_OK ? load_vectors(b, prefix, weights, err) : rc;
 }

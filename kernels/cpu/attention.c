@@ -19,6 +19,7 @@ struct place {
     int64_t keys;         /* first + count */
     const float *q, *k, *v;
     int64_t q_at; /* of the first query in q and o */
+    int64_t k_at; /* of the sequence in k */
     int64_t ldq, ldk;
 };
 
@@ -35,9 +36,10 @@ static void put(const struct rh_attention *p, int64_t sequence, int64_t head, in
     out->ldq = p->heads * p->size;
     out->ldk = p->kv_heads * p->size;
     out->q_at = (start + out->first) * out->ldq + head * p->size;
-    out->q = p->q + out->q_at;
-    out->k = p->k + start * out->ldk + out->kv_head * p->size;
-    out->v = p->v + start * p->ldv + out->kv_head * p->size;
+    out->k_at = start * out->ldk + out->kv_head * p->size;
+    out->q = (const float *)p->q + out->q_at;
+    out->k = (const float *)p->k + out->k_at;
+    out->v = (const float *)p->v + start * p->ldv + out->kv_head * p->size;
 }
 
 static void scores(const struct rh_attention *p, const struct place *t, float *s)
@@ -68,7 +70,7 @@ static void forward_tile(const struct job *job, const struct place *t, float *s)
         lse[i] = max + logf(sum);
     }
     rh_cpu_gemm(RH_NN, t->count, p->size, t->keys, 1.0F, s, t->keys, t->v, p->ldv, 0.0F,
-                p->o + t->q_at, t->ldq);
+                (float *)p->o + t->q_at, t->ldq);
 }
 
 static void forward(void *arg, int64_t begin, int64_t end, int thread)
@@ -89,7 +91,8 @@ static void backward_tile(const struct job *job, const struct place *t, float *s
     const struct rh_attention *p = job->p;
     const struct rh_loops *loops = job->b->loops;
     const float *lse = lse_of(p, t);
-    const float *d_o = p->d_o + t->q_at;
+    const float *o = (const float *)p->o + t->q_at;
+    const float *d_o = (const float *)p->d_o + t->q_at;
     scores(p, t, s);
     rh_cpu_gemm(RH_NT, t->count, t->keys, p->size, 1.0F, d_o, t->ldq, t->v, p->ldv, 0.0F, ds,
                 t->keys);
@@ -97,14 +100,14 @@ static void backward_tile(const struct job *job, const struct place *t, float *s
         float *row = s + i * t->keys;
         int64_t seen = t->first + i + 1;
         size_t hidden = (size_t)(t->keys - seen) * sizeof *row;
-        float delta = loops->dot(d_o + i * t->ldq, p->o + t->q_at + i * t->ldq, p->size);
+        float delta = loops->dot(d_o + i * t->ldq, o + i * t->ldq, p->size);
         loops->exp_minus(row, row, lse[i], seen);
         loops->softmax_backward(ds + i * t->keys, row, delta, p->scale, seen);
         memset(row + seen, 0, hidden);
         memset(ds + i * t->keys + seen, 0, hidden);
     }
-    float *dk = p->dk + (t->k - p->k);
-    float *dv = p->dv + t->sequence * p->seq * p->lddv + t->kv_head * p->size;
+    float *dk = (float *)p->dk + t->k_at;
+    float *dv = (float *)p->dv + t->sequence * p->seq * p->lddv + t->kv_head * p->size;
     /* The last tile comes first and reaches all keys: it sets, the others add. */
     float beta = first_head && t->keys == p->seq ? 0.0F : 1.0F;
     rh_cpu_gemm(RH_TN, t->keys, p->size, t->count, 1.0F, s, t->keys, d_o, t->ldq, beta, dv,
@@ -112,7 +115,7 @@ static void backward_tile(const struct job *job, const struct place *t, float *s
     rh_cpu_gemm(RH_TN, t->keys, p->size, t->count, 1.0F, ds, t->keys, t->q, t->ldq, beta, dk,
                 t->ldk);
     rh_cpu_gemm(RH_NN, t->count, p->size, t->keys, 1.0F, ds, t->keys, t->k, t->ldk, 0.0F,
-                p->dq + t->q_at, t->ldq);
+                (float *)p->dq + t->q_at, t->ldq);
 }
 
 static void backward(void *arg, int64_t begin, int64_t end, int thread)

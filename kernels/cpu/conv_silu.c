@@ -13,14 +13,14 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     const struct rh_loops *loops = job->b->loops;
     for (int64_t row = begin; row < end; row++) {
         int64_t t = row % p->seq;
-        float *c = p->c + row * p->channels;
+        const float *u = (const float *)p->u + row * p->ldu;
+        float *c = (float *)p->c + row * p->channels;
         const float *last = p->w + (p->taps - 1) * p->channels;
-        loops->scale(c, 1.0F, p->u + row * p->ldu, p->channels);
+        loops->scale(c, 1.0F, u, p->channels);
         loops->mul(c, last, p->channels);
         for (int64_t back = 1; back < p->taps && back <= t; back++)
-            loops->mul_add(c, p->u + (row - back) * p->ldu, last - back * p->channels,
-                           p->channels);
-        loops->silu(p->y + row * p->channels, c, p->channels);
+            loops->mul_add(c, u - back * p->ldu, last - back * p->channels, p->channels);
+        loops->silu((float *)p->y + row * p->channels, c, p->channels);
     }
 }
 
@@ -30,12 +30,13 @@ static void backward_sequence(const struct job *job, int64_t sequence, float *dc
     const struct rh_conv_silu *p = job->p;
     const struct rh_loops *loops = job->b->loops;
     const float *last = p->w + (p->taps - 1) * p->channels;
+    const float *c = p->c;
+    const float *dy = p->dy;
     for (int64_t t = p->seq - 1; t >= 0; t--) {
         int64_t row = sequence * p->seq + t;
         float *mine = dc + t % p->taps * p->channels;
-        loops->silu_backward(mine, p->c + row * p->channels, p->dy + row * p->channels,
-                             p->channels);
-        float *du = p->du + row * p->ldu;
+        loops->silu_backward(mine, c + row * p->channels, dy + row * p->channels, p->channels);
+        float *du = (float *)p->du + row * p->ldu;
         loops->scale(du, 1.0F, mine, p->channels);
         loops->mul(du, last, p->channels);
         for (int64_t ahead = 1; ahead < p->taps && t + ahead < p->seq; ahead++)

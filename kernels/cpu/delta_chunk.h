@@ -18,6 +18,7 @@ struct rh_delta_chunk {
     float *s;       /* [key_size, value_size], entering state */
     const float *q, *k, *v, *beta; /* rows of ldk, ldk, ldv, value_heads */
     int64_t first;  /* row of the whole batch */
+    int64_t k_at;   /* of its first key in q and k */
 };
 
 /* Places of the arrays in `memory` and of the inputs of chunk `index`. */

@@ -24,7 +24,8 @@ int64_t rh_delta_chunk_size(const struct rh_delta_rule *p)
 
 int64_t rh_cpu_delta_rule_saved(const struct rh_delta_rule *p)
 {
-    return p->batch * p->value_heads * rh_delta_chunks(p) * rh_delta_chunk_size(p);
+    return p->batch * p->value_heads * rh_delta_chunks(p) * rh_delta_chunk_size(p) *
+           (int64_t)sizeof(float);
 }
 
 static float *carve(float **memory, int64_t size)
@@ -41,9 +42,10 @@ void rh_delta_chunk_at(const struct rh_delta_rule *p, float *memory, int64_t seq
     int64_t start = index * C;
     out->n = p->seq - start < C ? p->seq - start : C;
     out->first = sequence * p->seq + start;
-    out->q = p->q + (out->first * p->key_heads + key_head) * p->key_size;
-    out->k = p->k + (out->first * p->key_heads + key_head) * p->key_size;
-    out->v = p->v + out->first * p->ldv + value_head * p->value_size;
+    out->k_at = (out->first * p->key_heads + key_head) * p->key_size;
+    out->q = (const float *)p->q + out->k_at;
+    out->k = (const float *)p->k + out->k_at;
+    out->v = (const float *)p->v + out->first * p->ldv + value_head * p->value_size;
     out->beta = p->beta + out->first * p->value_heads + value_head;
     out->c = (double *)(void *)carve(&memory, 2 * C);
     out->decay = carve(&memory, C * C);
@@ -143,7 +145,7 @@ static void forward_chunk(const struct job *job, const struct rh_delta_chunk *k,
     loops->scale(k->r, 1.0F, k->u, k->n * p->value_size);
     rh_cpu_gemm(RH_NN, k->n, p->value_size, p->key_size, -1.0F, k->w, p->key_size, k->s,
                 p->value_size, 1.0F, k->r, p->value_size);
-    output(loops, p, k, p->o + (k->first * p->value_heads + head) * p->value_size);
+    output(loops, p, k, (float *)p->o + (k->first * p->value_heads + head) * p->value_size);
     if (next)
         carry(loops, p, k, next, scratch);
 }
@@ -178,7 +180,7 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     int64_t need = C * C + C * p->key_size + 2 * size;
     float *scratch = rh_backend_scratch(job->b, thread, (size_t)need * sizeof *scratch);
     for (int64_t i = begin; i < end; i++) {
-        float *saved = p->saved ? p->saved + i * rh_delta_chunks(p) * size : NULL;
+        float *saved = p->saved ? (float *)p->saved + i * rh_delta_chunks(p) * size : NULL;
         forward_head(job, i / p->value_heads, i % p->value_heads, saved, scratch);
     }
 }

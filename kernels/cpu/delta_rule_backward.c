@@ -176,8 +176,8 @@ static void store(const struct rh_loops *loops, const struct rh_delta_rule *p,
 {
     int64_t dk = p->key_size;
     int64_t ldk = p->key_heads * dk;
-    float *dq = p->dq + (k->q - p->q);
-    float *dkey = p->dk + (k->k - p->k);
+    float *dq = (float *)p->dq + k->k_at;
+    float *dkey = (float *)p->dk + k->k_at;
     double dg = 0.0;
     for (int64_t i = k->n - 1; i >= 0; i--) {
         if (first) {
@@ -200,17 +200,18 @@ static void backward_head(const struct job *job, int64_t sequence, int64_t head,
     const struct rh_loops *loops = job->b->loops;
     int64_t chunks = rh_delta_chunks(p);
     int64_t size = rh_delta_chunk_size(p);
-    float *saved = p->saved + (sequence * p->value_heads + head) * chunks * size;
+    float *saved = (float *)p->saved + (sequence * p->value_heads + head) * chunks * size;
     memset(w->d_state, 0, (size_t)(p->key_size * p->value_size) * sizeof *w->d_state);
     for (int64_t i = chunks - 1; i >= 0; i--) {
         struct rh_delta_chunk k;
         rh_delta_chunk_at(p, saved + i * size, sequence, head, i, &k);
-        const float *d_o = p->d_o + (k.first * p->value_heads + head) * p->value_size;
+        const float *d_o =
+            (const float *)p->d_o + (k.first * p->value_heads + head) * p->value_size;
         through_state(loops, p, &k, d_o, w);
         through_scores(loops, p, &k, d_o, w);
         query_and_key(loops, p, &k, w);
         state_backward(loops, p, &k, d_o, w);
-        solve(loops, p, &k, p->dv + k.first * p->lddv + head * p->value_size, w);
+        solve(loops, p, &k, (float *)p->dv + k.first * p->lddv + head * p->value_size, w);
         through_lower(loops, p, &k, w);
         store(loops, p, &k, head, first, w);
     }

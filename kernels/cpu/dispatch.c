@@ -11,10 +11,12 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct rh_dispatch *p = ((const struct job *)arg)->p;
+    const float *x = p->x;
+    float *y = p->y;
     for (int64_t row = begin; row < end; row++) {
         for (int64_t j = 0; j < p->top_k; j++)
-            memcpy(p->y + p->slot[row * p->top_k + j] * p->size, p->x + row * p->size,
-                   (size_t)p->size * sizeof *p->x);
+            memcpy(y + p->slot[row * p->top_k + j] * p->size, x + row * p->size,
+                   (size_t)p->size * sizeof *x);
     }
 }
 
@@ -23,10 +25,12 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     const struct job *job = arg;
     const struct rh_dispatch *p = job->p;
+    const float *dy = p->dy;
+    float *dx = p->dx;
     for (int64_t row = begin; row < end; row++) {
         for (int64_t j = 0; j < p->top_k; j++)
-            job->b->loops->add(p->dx + row * p->size,
-                               p->dy + p->slot[row * p->top_k + j] * p->size, p->size);
+            job->b->loops->add(dx + row * p->size, dy + p->slot[row * p->top_k + j] * p->size,
+                               p->size);
     }
 }
 

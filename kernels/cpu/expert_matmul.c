@@ -23,20 +23,26 @@ static int64_t tiles_of(const struct rh_expert_matmul *p, int64_t e)
 
 static void run_rows(const struct rh_expert_matmul *p, int64_t e, int64_t tile)
 {
+    const float *x = p->x;
+    const float *w = p->w;
+    float *y = p->y;
     int64_t row = p->offsets[e] + tile * TILE_ROWS;
     int64_t rows = smaller(TILE_ROWS, p->offsets[e + 1] - row);
-    rh_cpu_gemm(p->form, rows, p->n, p->k, 1.0F, p->x + row * p->ldx, p->ldx,
-                p->w + e * p->w_stride, p->form == RH_NT ? p->k : p->n, 0.0F,
-                p->y + row * p->ldy, p->ldy);
+    rh_cpu_gemm(p->form, rows, p->n, p->k, 1.0F, x + row * p->ldx, p->ldx,
+                w + e * p->w_stride, p->form == RH_NT ? p->k : p->n, 0.0F, y + row * p->ldy,
+                p->ldy);
 }
 
 static void run_weight(const struct rh_expert_matmul *p, int64_t e, int64_t tile)
 {
+    const float *x = p->x;
+    const float *y = p->y;
+    float *w = p->w;
     int64_t row = p->offsets[e];
     int64_t out = tile * TILE_OUT;
     rh_cpu_gemm(RH_TN, smaller(TILE_OUT, p->n - out), p->k, p->offsets[e + 1] - row, 1.0F,
-                p->y + row * p->ldy + out, p->ldy, p->x + row * p->ldx, p->ldx, 0.0F,
-                p->w + e * p->w_stride + out * p->k, p->k);
+                y + row * p->ldy + out, p->ldy, x + row * p->ldx, p->ldx, 0.0F,
+                w + e * p->w_stride + out * p->k, p->k);
 }
 
 static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)

@@ -1,21 +1,18 @@
-#include "quant_ops/quant_ops.h"
-
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include "fake_quant_group.h"
+#include "ops_cpu.h"
 #include "quant/group.h"
 
 /* Rows of a chunk: small enough to spread narrow layers, large enough to hide the hand-out. */
 #define ROW_GRAIN 32
 
 struct pass {
-    struct rh_fake_quant *items;
-    int64_t count;
-    const struct rh_fake_quant_step *step; /* NULL outside advance */
+    const struct rh_quantizer *q;
     const struct rh_group_kernel *kernel;
-    void (*row)(const struct pass *pass, struct rh_fake_quant *item, int64_t row, bool *ok);
+    void (*row)(const struct pass *pass, const struct rh_quant_item *item, int64_t row, bool *ok);
     _Atomic int64_t bad; /* lowest item that failed, count when none */
 };
 
@@ -76,13 +73,17 @@ bool rh_fake_quant_force_isa(const char *name)
     return false;
 }
 
-static struct place place_of(const struct rh_fake_quant *item, int64_t row, int64_t k)
+static struct rh_scheme scheme_of(const struct rh_quant_item *item)
 {
-    int64_t group = rh_scheme_group(&item->scheme, item->in_features);
-    int64_t groups = rh_scheme_groups(&item->scheme, item->in_features);
-    int64_t left = item->in_features - k * group;
-    return (struct place){row * item->in_features + k * group, left < group ? left : group,
-                          row * groups + k};
+    return (struct rh_scheme){item->bits, item->sym != 0, item->group};
+}
+
+static struct place place_of(const struct rh_quant_item *item, int64_t row, int64_t k)
+{
+    int64_t left = item->in_features - k * item->group;
+    return (struct place){item->at + row * item->in_features + k * item->group,
+                          left < item->group ? left : item->group,
+                          item->group_at + row * item->groups + k};
 }
 
 static const struct rh_group_kernel *kernel_for(const struct pass *pass, int64_t n)
@@ -90,13 +91,13 @@ static const struct rh_group_kernel *kernel_for(const struct pass *pass, int64_t
     return pass->kernel->multiple_of_16 && n % 16 ? &rh_group_kernel_plain : pass->kernel;
 }
 
-static void grid_at(struct rh_fake_quant *item, int64_t group, struct rh_grid *grid)
+static void grid_at(const struct rh_quantizer *q, const struct rh_scheme *scheme, int64_t group,
+                    struct rh_grid *grid)
 {
-    rh_grid_make(&item->scheme, item->lo[group], item->hi[group], &item->alpha[group],
-                 &item->beta[group], grid);
+    rh_grid_make(scheme, q->lo[group], q->hi[group], &q->alpha[group], &q->beta[group], grid);
     /* Near its threshold a scale rounded down can push the zero point of 8 bits to 256, one past
      * the last code and more than a byte holds. */
-    float last = (float)((1 << item->scheme.bits) - 1);
+    float last = (float)((1 << scheme->bits) - 1);
     if (grid->zero > last) {
         grid->zero = last;
         grid->low = -last;
@@ -104,92 +105,105 @@ static void grid_at(struct rh_fake_quant *item, int64_t group, struct rh_grid *g
     }
 }
 
-static void start_row(const struct pass *pass, struct rh_fake_quant *item, int64_t row, bool *ok)
+static void start_row(const struct pass *pass, const struct rh_quant_item *item, int64_t row,
+                      bool *ok)
 {
-    int64_t groups = rh_scheme_groups(&item->scheme, item->in_features);
-    for (int64_t k = 0; k < groups; k++) {
+    const struct rh_quantizer *q = pass->q;
+    struct rh_scheme scheme = scheme_of(item);
+    for (int64_t k = 0; k < item->groups; k++) {
         struct place p = place_of(item, row, k);
-        const float *w = item->weight + p.at;
-        if (rh_group_range(&item->scheme, w, p.n, &item->lo[p.group], &item->hi[p.group], NULL) !=
-            RH_OK) {
+        const float *w = (const float *)q->weight + p.at;
+        if (rh_group_range(&scheme, w, p.n, &q->lo[p.group], &q->hi[p.group], NULL) != RH_OK) {
             *ok = false;
             return;
         }
-        memset(item->v + p.at, 0, (size_t)p.n * sizeof(float));
-        item->alpha[p.group] = 1.0F;
-        item->beta[p.group] = 1.0F;
+        memset(q->v + p.at, 0, (size_t)p.n * sizeof(float));
+        q->alpha[p.group] = 1.0F;
+        q->beta[p.group] = 1.0F;
         struct rh_grid grid;
-        grid_at(item, p.group, &grid);
-        kernel_for(pass, p.n)->forward(&grid, w, item->v + p.at, p.n, item->weight_q + p.at, NULL);
+        grid_at(q, &scheme, p.group, &grid);
+        kernel_for(pass, p.n)->forward(&grid, w, q->v + p.at, p.n, (float *)q->weight_q + p.at,
+                                       NULL);
     }
 }
 
-static void emit_group(struct rh_fake_quant *item, const struct rh_grid *grid, int64_t group)
+static void emit_group(const struct rh_quantizer *q, const struct rh_scheme *scheme,
+                       const struct rh_grid *grid, int64_t group)
 {
-    item->scales[group] = grid->scale_bits;
-    if (!item->scheme.sym)
-        item->zeros[group] = (uint8_t)grid->zero;
+    q->scales[group] = grid->scale_bits;
+    if (!scheme->sym)
+        q->zeros[group] = (uint8_t)grid->zero;
 }
 
-static bool advance_group(const struct pass *pass, struct rh_fake_quant *item,
-                          const struct place *p)
+static const float *gradient(const struct rh_quantizer *q, const struct rh_quant_item *item)
 {
-    const struct rh_fake_quant_step *step = pass->step;
+    bool reached = item->expert < 0 || !q->tokens || q->tokens[item->expert] > 0;
+    return !reached ? NULL : q->grad_sum ? q->grad_sum : q->grad;
+}
+
+/* One group with codes at `codes` unless that is NULL; grad NULL: the parameters stay. */
+static bool advance_group(const struct pass *pass, const struct rh_scheme *scheme,
+                          const struct place *p, const float *grad, uint8_t *codes)
+{
+    const struct rh_quantizer *q = pass->q;
     const struct rh_group_kernel *kernel = kernel_for(pass, p->n);
-    const float *w = item->weight + p->at;
-    float *v = item->v + p->at;
+    const float *w = (const float *)q->weight + p->at;
+    float *v = q->v + p->at;
     struct rh_grid grid;
-    grid_at(item, p->group, &grid);
-    uint8_t *codes = step->emit ? item->codes + p->at : NULL;
+    grid_at(q, scheme, p->group, &grid);
     if (codes)
-        emit_group(item, &grid, p->group);
-    if (!item->has_grad) {
+        emit_group(q, scheme, &grid, p->group);
+    if (!grad) {
         if (codes)
             kernel->forward(&grid, w, v, p->n, NULL, codes);
         return true;
     }
     struct rh_group_sums sums;
-    kernel->step(&grid, w, v, item->grad + p->at, p->n, step->rate, !item->scheme.sym, codes,
-                 &sums);
-    if (step->minmax) {
+    kernel->step(&grid, w, v, grad, p->n, q->rate, !scheme->sym, codes, &sums);
+    if (q->minmax) {
         float dalpha = 0.0F;
         float dbeta = 0.0F;
-        rh_grid_gradient(&item->scheme, &grid, &sums, item->lo[p->group], item->hi[p->group],
-                         &dalpha, &dbeta);
-        float *alpha = &item->alpha[p->group];
-        float *beta = &item->beta[p->group];
-        *alpha = rh_grid_sign_step(*alpha, dalpha, step->minmax_rate);
-        *beta = rh_grid_sign_step(*beta, dbeta, step->minmax_rate);
-        grid_at(item, p->group, &grid);
+        rh_grid_gradient(scheme, &grid, &sums, q->lo[p->group], q->hi[p->group], &dalpha, &dbeta);
+        float *alpha = &q->alpha[p->group];
+        float *beta = &q->beta[p->group];
+        *alpha = rh_grid_sign_step(*alpha, dalpha, q->minmax_rate);
+        *beta = rh_grid_sign_step(*beta, dbeta, q->minmax_rate);
+        grid_at(q, scheme, p->group, &grid);
     }
-    kernel->forward(&grid, w, v, p->n, item->weight_q + p->at, NULL);
+    kernel->forward(&grid, w, v, p->n, (float *)q->weight_q + p->at, NULL);
     /* One gradient that is not finite makes this sum so: no second look at every element. */
     return isfinite(sums.grad_code);
 }
 
-static void advance_row(const struct pass *pass, struct rh_fake_quant *item, int64_t row, bool *ok)
+static void advance_row(const struct pass *pass, const struct rh_quant_item *item, int64_t row,
+                        bool *ok)
 {
-    if (!item->has_grad && !pass->step->emit)
+    const struct rh_quantizer *q = pass->q;
+    const float *grad = gradient(q, item);
+    bool emit = *q->emit != 0;
+    if (!grad && !emit)
         return;
-    int64_t groups = rh_scheme_groups(&item->scheme, item->in_features);
-    for (int64_t k = 0; k < groups; k++) {
+    struct rh_scheme scheme = scheme_of(item);
+    for (int64_t k = 0; k < item->groups; k++) {
         struct place p = place_of(item, row, k);
-        if (!advance_group(pass, item, &p))
+        if (!advance_group(pass, &scheme, &p, grad ? grad + p.at : NULL,
+                           emit ? q->codes + p.at : NULL))
             *ok = false;
     }
 }
 
-static void restore_row(const struct pass *pass, struct rh_fake_quant *item, int64_t row, bool *ok)
+static void restore_row(const struct pass *pass, const struct rh_quant_item *item, int64_t row,
+                        bool *ok)
 {
-    (void)pass;
     (void)ok;
-    int64_t groups = rh_scheme_groups(&item->scheme, item->in_features);
-    for (int64_t k = 0; k < groups; k++) {
+    const struct rh_quantizer *q = pass->q;
+    float *weight_q = q->weight_q;
+    for (int64_t k = 0; k < item->groups; k++) {
         struct place p = place_of(item, row, k);
-        float scale = rh_f16_to_f32(item->scales[p.group]);
-        int zero = item->scheme.sym ? 1 << (item->scheme.bits - 1) : (int)item->zeros[p.group];
+        float scale = rh_f16_to_f32(q->scales[p.group]);
+        int zero = item->sym ? 1 << (item->bits - 1) : (int)q->zeros[p.group];
         for (int64_t j = p.at; j < p.at + p.n; j++)
-            item->weight_q[j] = scale * (float)((int)item->codes[j] - zero);
+            weight_q[j] = scale * (float)((int)q->codes[j] - zero);
     }
 }
 
@@ -204,74 +218,41 @@ static void run_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     struct pass *pass = arg;
-    int64_t low = 0;
-    int64_t high = pass->count - 1;
-    while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if (pass->items[middle].first_row <= begin)
-            low = middle;
-        else
-            high = middle - 1;
-    }
+    const struct rh_quantizer *q = pass->q;
+    int64_t i = rh_quant_item_of_row(q->items, q->count, begin);
     for (int64_t row = begin; row < end; row++) {
-        while (row >= pass->items[low].first_row + pass->items[low].out_features)
-            low++;
-        struct rh_fake_quant *item = &pass->items[low];
+        while (row >= q->items[i].row_at + q->items[i].out_features)
+            i++;
         bool ok = true;
-        pass->row(pass, item, row - item->first_row, &ok);
+        pass->row(pass, &q->items[i], row - q->items[i].row_at, &ok);
         if (!ok)
-            lower_bad(pass, low);
+            lower_bad(pass, i);
     }
 }
 
-/* Returns the lowest item whose rows failed, -1 when none did. */
-static int64_t run(struct rh_thread_pool *pool, struct pass *pass)
+static void run(struct rh_backend *b, struct pass *pass, int64_t iter)
 {
-    if (pass->count == 0)
-        return -1;
-    const struct rh_fake_quant *last = &pass->items[pass->count - 1];
+    const struct rh_quantizer *q = pass->q;
     pass->kernel = choose();
-    atomic_init(&pass->bad, pass->count);
-    rh_parallel_for(pool, last->first_row + last->out_features, ROW_GRAIN, run_rows, pass);
+    atomic_init(&pass->bad, q->count);
+    rh_parallel_for(b->pool, q->rows, ROW_GRAIN, run_rows, pass);
     int64_t bad = atomic_load(&pass->bad);
-    return bad < pass->count ? bad : -1;
+    uint64_t fault = (uint64_t)iter << 32 | (uint64_t)(bad + 1);
+    if (bad < q->count && fault < *q->fault)
+        *q->fault = fault;
 }
 
-enum rh_rc rh_fake_quant_start(struct rh_thread_pool *pool, struct rh_fake_quant *items,
-                               int64_t count, int64_t *bad, struct rh_error *err)
+void rh_cpu_fake_quant_start(struct rh_backend *b, const struct rh_quantizer *q)
 {
-    int64_t rows = 0;
-    for (int64_t i = 0; i < count; i++) {
-        RH_ASSERT(rh_scheme_valid(&items[i].scheme));
-        items[i].first_row = rows;
-        rows += items[i].out_features;
-    }
-    struct pass pass = {.items = items, .count = count, .row = start_row};
-    int64_t failed = run(pool, &pass);
-    if (bad)
-        *bad = failed;
-    if (failed >= 0)
-        return rh_fail(err, RH_ERR_NUMERIC,
-                       "a weight is not finite or needs a scale beyond fp16, the source tensor is "
-                       "damaged");
-    return RH_OK;
+    run(b, &(struct pass){.q = q, .row = start_row}, 0);
 }
 
-enum rh_rc rh_fake_quant_advance(struct rh_thread_pool *pool, struct rh_fake_quant *items,
-                                 int64_t count, const struct rh_fake_quant_step *step, int64_t *bad,
-                                 struct rh_error *err)
+void rh_cpu_fake_quant_advance(struct rh_backend *b, const struct rh_quantizer *q)
 {
-    struct pass pass = {.items = items, .count = count, .step = step, .row = advance_row};
-    int64_t failed = run(pool, &pass);
-    if (bad)
-        *bad = failed;
-    if (failed >= 0)
-        return rh_fail(err, RH_ERR_NUMERIC, "the gradient holds a NaN or an infinity");
-    return RH_OK;
+    run(b, &(struct pass){.q = q, .row = advance_row}, q->iter);
 }
 
-void rh_fake_quant_restore(struct rh_thread_pool *pool, struct rh_fake_quant *items, int64_t count)
+void rh_cpu_fake_quant_restore(struct rh_backend *b, const struct rh_quantizer *q)
 {
-    struct pass pass = {.items = items, .count = count, .row = restore_row};
-    (void)run(pool, &pass);
+    run(b, &(struct pass){.q = q, .row = restore_row}, 0);
 }

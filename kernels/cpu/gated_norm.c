@@ -21,9 +21,9 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t row = begin; row < end; row++) {
         for (int64_t h = 0; h < p->heads; h++) {
             int64_t at = (row * p->heads + h) * p->size;
-            const float *o = p->o + at;
-            job->b->loops->gated_norm(p->y + at, o, p->z + row * p->ldz + h * p->size, p->w,
-                                      rate(job, o), p->size);
+            const float *o = (const float *)p->o + at;
+            const float *z = (const float *)p->z + row * p->ldz + h * p->size;
+            job->b->loops->gated_norm((float *)p->y + at, o, z, p->w, rate(job, o), p->size);
         }
     }
 }
@@ -38,11 +38,12 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t h = 0; h < p->heads; h++) {
             int64_t at = (row * p->heads + h) * p->size;
             int64_t z = row * p->ldz + h * p->size;
-            const float *o = p->o + at;
+            const float *o = (const float *)p->o + at;
+            const float *dy = (const float *)p->dy + at;
             float r = rate(job, o);
-            float *d_o = p->d_o + at;
-            float dot = loops->gated_norm_backward(d_o, p->dz + z, o, p->z + z, p->w, p->dy + at,
-                                                   r, p->size);
+            float *d_o = (float *)p->d_o + at;
+            float dot = loops->gated_norm_backward(d_o, (float *)p->dz + z, o,
+                                                   (const float *)p->z + z, p->w, dy, r, p->size);
             loops->norm_backward(d_o, d_o, o, r, dot * r * r / (float)p->size, p->size);
         }
     }

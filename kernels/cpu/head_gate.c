@@ -10,11 +10,14 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     const struct job *job = arg;
     const struct rh_head_gate *p = job->p;
+    const float *o = p->o;
+    const float *gate = p->gate;
+    float *a = p->a;
     for (int64_t row = begin; row < end; row++) {
         for (int64_t h = 0; h < p->heads; h++) {
             int64_t at = (row * p->heads + h) * p->size;
-            job->b->loops->sigmoid_mul(p->a + at, p->o + at,
-                                       p->gate + row * p->ldg + h * p->head_stride, p->size);
+            job->b->loops->sigmoid_mul(a + at, o + at, gate + row * p->ldg + h * p->head_stride,
+                                       p->size);
         }
     }
 }
@@ -28,8 +31,9 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
         for (int64_t h = 0; h < p->heads; h++) {
             int64_t at = (row * p->heads + h) * p->size;
             int64_t gate = row * p->ldg + h * p->head_stride;
-            job->b->loops->sigmoid_mul_backward(p->d_o + at, p->dgate + gate, p->o + at,
-                                                p->gate + gate, p->da + at, p->size);
+            job->b->loops->sigmoid_mul_backward(
+                (float *)p->d_o + at, (float *)p->dgate + gate, (const float *)p->o + at,
+                (const float *)p->gate + gate, (const float *)p->da + at, p->size);
         }
     }
 }

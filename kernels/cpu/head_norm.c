@@ -35,8 +35,8 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     const struct rh_head_norm *p = job->p;
     for (int64_t row = begin; row < end; row++) {
         for (int64_t h = 0; h < p->heads; h++) {
-            const float *x = p->x + row * p->ldx + h * p->head_stride;
-            float *y = p->y + (row * p->heads + h) * p->size;
+            const float *x = (const float *)p->x + row * p->ldx + h * p->head_stride;
+            float *y = (float *)p->y + (row * p->heads + h) * p->size;
             job->b->loops->offset_scale(y, x, p->w, rate(job, x), p->size);
             rotate(p, row, y, 1.0F);
         }
@@ -52,12 +52,14 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t row = begin; row < end; row++) {
         for (int64_t h = 0; h < p->heads; h++) {
             int64_t at = row * p->ldx + h * p->head_stride;
-            const float *x = p->x + at;
-            loops->scale(turned, 1.0F, p->dy + (row * p->heads + h) * p->size, p->size);
+            const float *x = (const float *)p->x + at;
+            const float *dy = (const float *)p->dy + (row * p->heads + h) * p->size;
+            loops->scale(turned, 1.0F, dy, p->size);
             rotate(p, row, turned, -1.0F);
             float r = rate(job, x);
             float mean = loops->offset_dot(x, p->w, turned, p->size) * r / (float)p->size;
-            loops->offset_norm_backward(p->dx + at, x, p->w, turned, r, mean, 0, p->size);
+            loops->offset_norm_backward((float *)p->dx + at, x, p->w, turned, r, mean, 0,
+                                        p->size);
         }
     }
 }

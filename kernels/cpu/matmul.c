@@ -33,10 +33,11 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t t = begin; t < end; t++) {
         int64_t i = t / job->tiles_n * TILE_M;
         int64_t j = t % job->tiles_n * TILE_N;
-        const float *a = p->a + (p->form == RH_TN ? i : i * p->lda);
-        const float *b = p->b + (p->form == RH_NT ? j * p->ldb : j);
+        const float *a = (const float *)p->a + (p->form == RH_TN ? i : i * p->lda);
+        const float *b = (const float *)p->b + (p->form == RH_NT ? j * p->ldb : j);
         rh_cpu_gemm(p->form, smaller(TILE_M, p->m - i), smaller(TILE_N, p->n - j), p->k, 1.0F, a,
-                    p->lda, b, p->ldb, p->accumulate ? 1.0F : 0.0F, p->c + i * p->ldc + j, p->ldc);
+                    p->lda, b, p->ldb, p->accumulate ? 1.0F : 0.0F,
+                    (float *)p->c + i * p->ldc + j, p->ldc);
     }
 }
 

@@ -20,8 +20,9 @@ static void run(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t i = begin; i < end; i++) {
         int64_t at = i * CHUNK;
         int64_t n = p->count - at < CHUNK ? p->count - at : CHUNK;
-        job->sums[i] = (double)job->b->loops->square_error(p->grad ? p->grad + at : NULL,
-                                                           p->pred + at, p->target + at, factor, n);
+        float *grad = p->grad ? (float *)p->grad + at : NULL;
+        job->sums[i] = (double)job->b->loops->square_error(
+            grad, (const float *)p->pred + at, (const float *)p->target + at, factor, n);
     }
 }
 
@@ -33,5 +34,6 @@ void rh_cpu_mse(struct rh_backend *b, const struct rh_mse *p)
     double total = 0.0;
     for (int64_t i = 0; i < chunks; i++)
         total += job.sums[i];
-    *p->loss = total / (double)p->count;
+    double mean = total / (double)p->count * p->share;
+    *p->loss = p->accumulate ? *p->loss + mean : mean;
 }

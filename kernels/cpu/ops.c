@@ -45,4 +45,11 @@ const struct rh_ops rh_ops_cpu = {
     .combine = rh_cpu_combine,
     .combine_backward = rh_cpu_combine_backward,
     .mse = rh_cpu_mse,
+    .gather_rows = rh_cpu_gather_rows,
+    .count_tokens = rh_cpu_count_tokens,
+    .sum_gradients = rh_cpu_sum_gradients,
+    .judge = rh_cpu_judge,
+    .fake_quant_start = rh_cpu_fake_quant_start,
+    .fake_quant_advance = rh_cpu_fake_quant_advance,
+    .fake_quant_restore = rh_cpu_fake_quant_restore,
 };

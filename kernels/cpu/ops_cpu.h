@@ -4,6 +4,8 @@
 #include "backend_private.h"
 #include "kernels/ops.h"
 
+extern const struct rh_ops rh_ops_cpu;
+
 /* Rows handed out at a time by ops that work row by row. */
 #define RH_ROW_GRAIN 32
 
@@ -35,6 +37,13 @@ void rh_cpu_swiglu_backward(struct rh_backend *b, const struct rh_swiglu *p);
 void rh_cpu_combine(struct rh_backend *b, const struct rh_combine *p);
 void rh_cpu_combine_backward(struct rh_backend *b, const struct rh_combine *p);
 void rh_cpu_mse(struct rh_backend *b, const struct rh_mse *p);
+void rh_cpu_gather_rows(struct rh_backend *b, const struct rh_gather_rows *p);
+void rh_cpu_count_tokens(struct rh_backend *b, const struct rh_count_tokens *p);
+void rh_cpu_sum_gradients(struct rh_backend *b, const struct rh_sum_gradients *p);
+void rh_cpu_judge(struct rh_backend *b, const struct rh_judge *p);
+void rh_cpu_fake_quant_start(struct rh_backend *b, const struct rh_quantizer *q);
+void rh_cpu_fake_quant_advance(struct rh_backend *b, const struct rh_quantizer *q);
+void rh_cpu_fake_quant_restore(struct rh_backend *b, const struct rh_quantizer *q);
 
 /* C = (beta) C + alpha op(A) op(B), one thread; sizes fit an int. */
 void rh_cpu_gemm(enum rh_form form, int64_t m, int64_t n, int64_t k, float alpha, const float *a,

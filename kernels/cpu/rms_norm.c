@@ -19,8 +19,8 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     const struct job *job = arg;
     const struct rh_rms_norm *p = job->p;
     for (int64_t i = begin; i < end; i++) {
-        const float *x = p->x + i * p->size;
-        job->b->loops->offset_scale(p->y + i * p->size, x, p->w, rate(job, x), p->size);
+        const float *x = (const float *)p->x + i * p->size;
+        job->b->loops->offset_scale((float *)p->y + i * p->size, x, p->w, rate(job, x), p->size);
     }
 }
 
@@ -30,11 +30,11 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
     const struct job *job = arg;
     const struct rh_rms_norm *p = job->p;
     for (int64_t i = begin; i < end; i++) {
-        const float *x = p->x + i * p->size;
-        const float *dy = p->dy + i * p->size;
+        const float *x = (const float *)p->x + i * p->size;
+        const float *dy = (const float *)p->dy + i * p->size;
         float r = rate(job, x);
         float mean = job->b->loops->offset_dot(x, p->w, dy, p->size) * r / (float)p->size;
-        job->b->loops->offset_norm_backward(p->dx + i * p->size, x, p->w, dy, r, mean,
+        job->b->loops->offset_norm_backward((float *)p->dx + i * p->size, x, p->w, dy, r, mean,
                                             p->accumulate, p->size);
     }
 }

@@ -26,7 +26,7 @@ static void choose(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     const struct rh_route *p = ((const struct job *)arg)->p;
     for (int64_t row = begin; row < end; row++) {
-        const float *logits = p->logits + row * p->ldl;
+        const float *logits = (const float *)p->logits + row * p->ldl;
         int32_t *best = p->expert + row * p->top_k;
         float *prob = p->p + row * p->top_k;
         for (int32_t e = 0; e < (int32_t)p->experts; e++)
@@ -68,7 +68,7 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
     (void)thread;
     const struct rh_route *p = ((const struct job *)arg)->p;
     for (int64_t row = begin; row < end; row++) {
-        float *dlogits = p->dlogits + row * p->ldl;
+        float *dlogits = (float *)p->dlogits + row * p->ldl;
         const float *prob = p->p + row * p->top_k;
         const float *dp = p->dp + row * p->top_k;
         memset(dlogits, 0, (size_t)p->experts * sizeof *dlogits);

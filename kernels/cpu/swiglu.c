@@ -11,8 +11,8 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     const struct job *job = arg;
     const struct rh_swiglu *p = job->p;
     for (int64_t row = begin; row < end; row++) {
-        const float *gate = p->x + row * 2 * p->size;
-        job->b->loops->silu_mul(p->y + row * p->size, gate, gate + p->size, p->size);
+        const float *gate = (const float *)p->x + row * 2 * p->size;
+        job->b->loops->silu_mul((float *)p->y + row * p->size, gate, gate + p->size, p->size);
     }
 }
 
@@ -22,10 +22,10 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
     const struct job *job = arg;
     const struct rh_swiglu *p = job->p;
     for (int64_t row = begin; row < end; row++) {
-        const float *gate = p->x + row * 2 * p->size;
-        float *dgate = p->dx + row * 2 * p->size;
+        const float *gate = (const float *)p->x + row * 2 * p->size;
+        float *dgate = (float *)p->dx + row * 2 * p->size;
         job->b->loops->silu_mul_backward(dgate, dgate + p->size, gate, gate + p->size,
-                                         p->dy + row * p->size, p->size);
+                                         (const float *)p->dy + row * p->size, p->size);
     }
 }
 

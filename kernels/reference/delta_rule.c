@@ -26,7 +26,7 @@ static int64_t state_size(const struct rh_delta_rule *p)
 
 int64_t rh_reference_delta_rule_saved(const struct rh_delta_rule *p)
 {
-    return 2 * p->batch * p->value_heads * (p->seq + 1) * state_size(p);
+    return p->batch * p->value_heads * (p->seq + 1) * state_size(p) * (int64_t)sizeof(double);
 }
 
 static struct head head_at(const struct rh_delta_rule *p, int64_t index, double *states)

@@ -13,5 +13,6 @@ void rh_reference_mse(struct rh_backend *backend, const struct rh_mse *p)
         if (grad)
             grad[i] = (float)(2.0 * (double)p->factor * error / (double)p->count);
     }
-    *p->loss = sum / (double)p->count;
+    double mean = sum / (double)p->count * p->share;
+    *p->loss = p->accumulate ? *p->loss + mean : mean;
 }

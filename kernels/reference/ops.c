@@ -1,3 +1,4 @@
+#include "cpu/ops_cpu.h"
 #include "ops_reference.h"
 
 const struct rh_ops rh_ops_reference = {
@@ -29,4 +30,12 @@ const struct rh_ops rh_ops_reference = {
     .combine = rh_reference_combine,
     .combine_backward = rh_reference_combine_backward,
     .mse = rh_reference_mse,
+    /* Copies, counts, and the quantizer, whose plain loops are its definition's. */
+    .gather_rows = rh_cpu_gather_rows,
+    .count_tokens = rh_cpu_count_tokens,
+    .sum_gradients = rh_cpu_sum_gradients,
+    .judge = rh_cpu_judge,
+    .fake_quant_start = rh_cpu_fake_quant_start,
+    .fake_quant_advance = rh_cpu_fake_quant_advance,
+    .fake_quant_restore = rh_cpu_fake_quant_restore,
 };

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "kernels/backend.h"
+#include "backend_private.h"
 #include "kernels/ops.h"
 
 /* The formulas of kernels/ops.h, one element after the other, sums in fp64; f32 in memory. Nothing
@@ -36,6 +36,8 @@ void rh_reference_swiglu_backward(struct rh_backend *b, const struct rh_swiglu *
 void rh_reference_combine(struct rh_backend *b, const struct rh_combine *p);
 void rh_reference_combine_backward(struct rh_backend *b, const struct rh_combine *p);
 void rh_reference_mse(struct rh_backend *b, const struct rh_mse *p);
+
+extern const struct rh_ops rh_ops_reference;
 
 static inline double rh_reference_sigmoid(double x)
 {

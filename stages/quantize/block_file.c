@@ -19,19 +19,20 @@ static size_t declare(struct rh_safetensors_writer *w, const char *linear, const
     return index;
 }
 
-static int64_t groups_of(const struct rh_fake_quant *q)
+static int64_t groups_of(const struct rh_tuned_linear *q)
 {
     return rh_scheme_groups(&q->scheme, q->in_features);
 }
 
-static int64_t code_bytes(const struct rh_fake_quant *q)
+static int64_t code_bytes(const struct rh_tuned_linear *q)
 {
     return q->out_features * rh_codes_row_bytes(q->in_features, q->scheme.bits);
 }
 
-static void declare_linear(struct rh_safetensors_writer *w, const char *name,
-                           const struct rh_fake_quant *q, struct entry *entry)
+static void declare_linear(struct rh_safetensors_writer *w, const struct rh_tuned_linear *q,
+                           struct entry *entry)
 {
+    const char *name = q->linear->name;
     entry->codes = declare(w, name, "codes", RH_U8, q->out_features,
                            rh_codes_row_bytes(q->in_features, q->scheme.bits));
     entry->scales = declare(w, name, "scales", RH_F16, q->out_features, groups_of(q));
@@ -39,7 +40,7 @@ static void declare_linear(struct rh_safetensors_writer *w, const char *name,
         entry->zeros = declare(w, name, "zeros", RH_U8, q->out_features, groups_of(q));
 }
 
-static enum rh_rc put_linear(struct rh_safetensors_writer *w, const struct rh_fake_quant *q,
+static enum rh_rc put_linear(struct rh_safetensors_writer *w, const struct rh_tuned_linear *q,
                              const struct entry *entry, uint8_t *stored, struct rh_error *err)
 {
     uint64_t groups = (uint64_t)(q->out_features * groups_of(q));
@@ -54,15 +55,16 @@ static enum rh_rc put_linear(struct rh_safetensors_writer *w, const struct rh_fa
     return rc;
 }
 
-enum rh_rc rh_block_file_write(const char *path, struct rh_block *block,
-                               const struct rh_fake_quant *items, size_t count,
+enum rh_rc rh_block_file_write(const char *path, const struct rh_tuned *tuned,
                                struct rh_error *err)
 {
+    const struct rh_tuned_linear *items = tuned->linears;
+    size_t count = tuned->count;
     struct entry *entries = rh_alloc_array(count + 1, sizeof *entries);
     struct rh_safetensors_writer *w = rh_safetensors_writer_new(path);
     int64_t largest = 1;
     for (size_t i = 0; i < count; i++) {
-        declare_linear(w, rh_block_linear_at(block, i)->linear->name, &items[i], &entries[i]);
+        declare_linear(w, &items[i], &entries[i]);
         largest = code_bytes(&items[i]) > largest ? code_bytes(&items[i]) : largest;
     }
     void *stored = NULL;

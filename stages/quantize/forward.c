@@ -1,7 +1,8 @@
 #include "tuning/forward.h"
 
 #include <math.h>
-#include <string.h>
+
+#include "base/mem.h"
 
 /* One pass over all rows. */
 struct walk {
@@ -12,46 +13,80 @@ struct walk {
     int64_t batch_size;
     enum rh_weights which;
     bool replace;
-    int64_t *tokens;
-    double *loss; /* NULL: not asked for */
-    float *y;     /* [batch_size, seq, hidden] */
+    void *memory;    /* backend memory of what follows */
+    void *x, *y;     /* [batch_size, seq, hidden]; x only for a chain on the host */
+    int64_t *tokens; /* [experts] */
+    double *loss;
 };
+
+static size_t batch_bytes(const struct walk *w)
+{
+    const struct rh_chain *c = w->chain;
+    size_t row = rh_chain_bytes(c) / (size_t)c->samples;
+    return ((size_t)w->batch_size * row + 255) / 256 * 256;
+}
+
+static enum rh_rc open_walk(struct walk *w, struct rh_error *err)
+{
+    size_t batch = batch_bytes(w);
+    size_t counts = (size_t)rh_block_experts(w->block) * sizeof *w->tokens + sizeof *w->loss;
+    enum rh_rc rc = rh_backend_alloc(w->backend, (w->chain->on_host ? 2 : 1) * batch + counts,
+                                     "outputs of a batch", &w->memory, err);
+    if (rc != RH_OK)
+        return rc;
+    w->y = w->memory;
+    w->x = w->chain->on_host ? (char *)w->memory + batch : NULL;
+    w->loss = (double *)(void *)((char *)w->memory + (w->chain->on_host ? 2 : 1) * batch);
+    w->tokens = (int64_t *)(void *)(w->loss + 1);
+    rh_backend_zero(w->backend, w->loss, counts);
+    return RH_OK;
+}
 
 static enum rh_rc step(const struct walk *w, int64_t first, int64_t rows, struct rh_error *err)
 {
     const struct rh_chain *c = w->chain;
-    int64_t row = c->seq * c->hidden;
-    float *x = (w->which == RH_WEIGHTS_SOURCE ? c->fp : c->quant) + first * row;
-    enum rh_rc rc = rh_block_forward(w->block, w->which, x, w->y, rows, c->seq, false, w->tokens,
-                                     err);
+    int64_t count = rows * c->seq * c->hidden;
+    size_t bytes = (size_t)count * rh_backend_element_size(w->backend);
+    bool source = w->which == RH_WEIGHTS_SOURCE;
+    void *place = rh_chain_rows(c, source ? c->fp : c->quant, first);
+    if (c->on_host)
+        rh_backend_copy(w->backend, w->x, place, bytes);
+    enum rh_rc rc = rh_block_forward(w->block, w->which, c->on_host ? w->x : place, w->y, rows,
+                                     c->seq, false, w->tokens, err);
     if (rc != RH_OK)
         return rc;
-    if (w->loss) {
-        double mean = 0.0;
-        struct rh_mse mse = {.count = rows * row, .pred = w->y, .target = c->fp + first * row,
-                             .factor = 1.0F, .loss = &mean};
+    if (!source) {
+        struct rh_mse mse = {.count = count, .pred = w->y,
+                             .target = rh_chain_rows(c, c->fp, first), .factor = 1.0F,
+                             .share = (double)rows / (double)c->samples, .accumulate = true,
+                             .loss = w->loss};
         rh_backend_ops(w->backend)->mse(w->backend, &mse);
-        *w->loss += mean * ((double)rows / (double)c->samples);
     }
     if (w->replace)
-        memcpy(x, w->y, (size_t)(rows * row) * sizeof(float));
+        rh_backend_copy(w->backend, place, w->y, bytes);
     return w->pulse ? w->pulse->beat(w->pulse->arg, err) : RH_OK;
 }
 
-static enum rh_rc run(struct walk *w, struct rh_error *err)
+/* tokens and loss (host, may be NULL) receive what was counted. */
+static enum rh_rc run(struct walk *w, int64_t *tokens, double *loss, struct rh_error *err)
 {
     const struct rh_chain *c = w->chain;
-    size_t bytes = (size_t)(w->batch_size * c->seq * c->hidden) * sizeof(float);
-    void *memory = NULL;
-    enum rh_rc rc = rh_backend_alloc(w->backend, bytes, "outputs of a batch", &memory, err);
-    if (rc != RH_OK)
-        return rc;
-    w->y = memory;
+    int64_t experts = rh_block_experts(w->block);
+    enum rh_rc rc = open_walk(w, err);
     for (int64_t at = 0; at < c->samples && rc == RH_OK; at += w->batch_size) {
         int64_t left = c->samples - at;
         rc = step(w, at, left < w->batch_size ? left : w->batch_size, err);
     }
-    rh_backend_release(w->backend, memory);
+    int64_t *counted = rh_alloc_array((size_t)experts, sizeof *counted);
+    if (rc == RH_OK)
+        rc = rh_backend_download(w->backend, counted, w->tokens, (size_t)experts * sizeof *counted,
+                                 err);
+    for (int64_t e = 0; e < experts && tokens && rc == RH_OK; e++)
+        tokens[e] += counted[e];
+    if (rc == RH_OK && loss)
+        rc = rh_backend_download(w->backend, loss, w->loss, sizeof *loss, err);
+    rh_free(counted);
+    rh_backend_release(w->backend, w->memory);
     return rc;
 }
 
@@ -60,9 +95,8 @@ enum rh_rc rh_forward_source(struct rh_backend *backend, struct rh_block *block,
                              struct rh_error *err)
 {
     struct walk w = {.backend = backend, .block = block, .chain = chain, .pulse = pulse,
-                     .batch_size = batch_size, .which = RH_WEIGHTS_SOURCE, .replace = true,
-                     .tokens = tokens};
-    return run(&w, err);
+                     .batch_size = batch_size, .which = RH_WEIGHTS_SOURCE, .replace = true};
+    return run(&w, tokens, NULL, err);
 }
 
 enum rh_rc rh_forward_quantized(struct rh_backend *backend, struct rh_block *block,
@@ -70,10 +104,9 @@ enum rh_rc rh_forward_quantized(struct rh_backend *backend, struct rh_block *blo
                                 double *loss, const struct rh_pulse *pulse, struct rh_error *err)
 {
     struct walk w = {.backend = backend, .block = block, .chain = chain, .pulse = pulse,
-                     .batch_size = batch_size, .which = RH_WEIGHTS_QUANTIZED, .replace = replace,
-                     .loss = loss};
+                     .batch_size = batch_size, .which = RH_WEIGHTS_QUANTIZED, .replace = replace};
     *loss = 0.0;
-    enum rh_rc rc = run(&w, err);
+    enum rh_rc rc = run(&w, NULL, loss, err);
     if (rc == RH_OK && !isfinite(*loss))
         return rh_fail(err, RH_ERR_NUMERIC,
                        "the loss over all rows is %f; weights or inputs are damaged", *loss);

@@ -88,7 +88,8 @@ static enum rh_rc read_chain(struct session *s, int64_t first, struct rh_error *
     enum rh_rc rc = rh_token_rows_read(path, s->plan->config.vocab_size, &rows, err);
     rh_free(path);
     if (rc == RH_OK)
-        rc = rh_chain_new(rows.samples, rows.seq, s->plan->config.hidden_size, &s->chain, err);
+        rc = rh_chain_new(s->backend, false, rows.samples, rows.seq, s->plan->config.hidden_size,
+                          &s->chain, err);
     if (rc == RH_OK && first == 0)
         rc = embed(s, &rows, err);
     if (rc == RH_OK && first > 0) {
@@ -137,9 +138,9 @@ static enum rh_rc start(struct session *s, struct rh_error *err)
                      (long long)first, (long long)last,
                      (long long)s->plan->config.num_hidden_layers);
     if (rc == RH_OK)
-        rc = read_chain(s, first, err);
-    if (rc == RH_OK)
         rc = rh_backend_new("cpu", (int)s->recipe->threads, &s->backend, err);
+    if (rc == RH_OK)
+        rc = read_chain(s, first, err);
     if (rc != RH_OK)
         return rc;
     set_options(s);
@@ -212,19 +213,20 @@ static enum rh_rc write_report(const char *dir, const struct rh_block_report *re
     return rc;
 }
 
-static enum rh_rc hand_in(struct session *s, struct rh_block *block, const struct rh_tuner *tuner,
+static enum rh_rc hand_in(struct session *s, const struct rh_tuner *tuner,
                           const struct rh_block_report *report, int64_t started,
                           struct rh_error *err)
 {
-    size_t count = 0;
-    const struct rh_fake_quant *items = rh_tuner_items(tuner, &count);
+    struct rh_tuned tuned;
     char *name = rh_format("tune-%05lld", (long long)report->block);
     char *dir = rh_fs_join(rh_task_staging(s->task), name);
     char *codes = rh_fs_join(dir, "block.safetensors");
     char *chain = rh_fs_join(dir, "chain.safetensors");
-    enum rh_rc rc = rh_fs_mkdirs(dir, err);
+    enum rh_rc rc = rh_tuned_take(tuner, &tuned, err);
     if (rc == RH_OK)
-        rc = rh_block_file_write(codes, block, items, count, err);
+        rc = rh_fs_mkdirs(dir, err);
+    if (rc == RH_OK)
+        rc = rh_block_file_write(codes, &tuned, err);
     if (rc == RH_OK)
         rc = rh_chain_write(&s->chain, chain, err);
     if (rc == RH_OK)
@@ -234,6 +236,7 @@ static enum rh_rc hand_in(struct session *s, struct rh_block *block, const struc
         rc = rh_task_checkpoint(s->task, name, report->block,
                                 rh_block_report_metrics(report, seconds), err);
     }
+    rh_tuned_done(&tuned);
     rh_free(codes);
     rh_free(chain);
     rh_free(dir);
@@ -258,7 +261,7 @@ static enum rh_rc tune(struct session *s, struct rh_block *block, struct beat *b
         rc = rh_forward_quantized(s->backend, block, s->options.batch_size, chained, &s->chain,
                                   &report->final_loss, &pulse, err);
     if (rc == RH_OK && !chained)
-        memcpy(c->quant, c->fp, (size_t)(c->samples * c->seq * c->hidden) * sizeof *c->quant);
+        rh_backend_copy(s->backend, c->quant, c->fp, rh_chain_bytes(c));
     return rc;
 }
 
@@ -283,7 +286,7 @@ static enum rh_rc run_block(struct session *s, int64_t index, struct rh_error *e
         rc = tune(s, block, &b, tuner, &report, err);
     if (rc == RH_OK) {
         report.linears = rh_block_linear_count(block);
-        rc = hand_in(s, block, tuner, &report, started, err);
+        rc = hand_in(s, tuner, &report, started, err);
     }
     rh_tuner_free(tuner);
     rh_block_free(block);

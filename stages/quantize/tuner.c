@@ -1,26 +1,36 @@
 #include "tuning/tuner.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/thread_pool.h"
 
 /* auto-round's factor of the loss before backward; it decides which gradients of the scales, which
  * are rounded to fp16, are still different from zero. */
 #define LOSS_SCALE 1000.0F
 
+/* More iterations in the queue gain nothing. */
+#define DEPTH_MAX 8
+
 struct rh_tuner {
     struct rh_backend *backend;
+    const struct rh_ops *ops;
     struct rh_block *block; /* borrowed */
     struct rh_tune_options options;
+    int64_t experts;
     int64_t batch_elements;
-    struct rh_fake_quant *items;
-    float **sums; /* of the gradients of an iteration; NULL when it is one batch */
-    int64_t count;
-    void *memory; /* of all items */
-    void *batch_memory;
-    float *x, *target, *pred, *dy; /* [batch_size, seq, hidden] */
+    struct rh_quant_item *items; /* host */
+    struct rh_quantizer q;
+    struct rh_mark *marks[DEPTH_MAX];
+    int depth;
+    /* Backend memory. */
+    void *memory;
+    float *sums; /* of the gradients of an iteration; NULL when it is one batch */
+    struct rh_tune_state *state;
+    double *losses;           /* [iters] */
+    int64_t *order;           /* [iters, rows] */
+    int64_t *tokens;          /* [experts]: of the iteration */
+    int64_t *reached;         /* [experts]: of all iterations */
+    void *x, *target, *pred, *dy; /* [batch_size, seq, hidden] */
 };
 
 /* Two passes over one list: sizes first, then places. */
@@ -32,84 +42,132 @@ struct carver {
 static void *carve(struct carver *c, int64_t count, size_t size)
 {
     size_t at = c->used;
-    c->used += ((size_t)count * size + 63) / 64 * 64;
+    c->used += ((size_t)count * size + 255) / 256 * 256;
     return c->base ? c->base + at : NULL;
 }
 
-static bool several_batches(const struct rh_tuner *t)
+static bool any_asymmetric(const struct rh_tuner *t)
 {
-    return t->options.rows > t->options.batch_size;
+    for (int64_t i = 0; i < t->q.count; i++) {
+        if (!t->items[i].sym)
+            return true;
+    }
+    return false;
 }
 
-static size_t carve_items(struct rh_tuner *t, char *base)
+static size_t carve_all(struct rh_tuner *t, void *base)
 {
+    const struct rh_tune_options *o = &t->options;
+    struct rh_quantizer *q = &t->q;
     struct carver c = {base, 0};
-    for (int64_t i = 0; i < t->count; i++) {
-        struct rh_fake_quant *q = &t->items[i];
-        int64_t weights = q->out_features * q->in_features;
-        int64_t groups = q->out_features * rh_scheme_groups(&q->scheme, q->in_features);
-        q->v = carve(&c, weights, sizeof *q->v);
-        q->lo = carve(&c, groups, sizeof *q->lo);
-        q->hi = carve(&c, groups, sizeof *q->hi);
-        q->alpha = carve(&c, groups, sizeof *q->alpha);
-        q->beta = carve(&c, groups, sizeof *q->beta);
-        q->codes = carve(&c, weights, sizeof *q->codes);
-        q->scales = carve(&c, groups, sizeof *q->scales);
-        q->zeros = q->scheme.sym ? NULL : carve(&c, groups, sizeof *q->zeros);
-        if (t->options.iters > 0 && several_batches(t)) {
-            t->sums[i] = carve(&c, weights, sizeof(float));
-            q->grad = t->sums[i];
-        }
-    }
+    int64_t weights = rh_block_arenas(t->block)->elements;
+    size_t element = rh_backend_element_size(t->backend);
+    q->items = carve(&c, q->count, sizeof *q->items);
+    q->v = carve(&c, weights, sizeof *q->v);
+    q->lo = carve(&c, q->groups, sizeof *q->lo);
+    q->hi = carve(&c, q->groups, sizeof *q->hi);
+    q->alpha = carve(&c, q->groups, sizeof *q->alpha);
+    q->beta = carve(&c, q->groups, sizeof *q->beta);
+    q->codes = carve(&c, weights, sizeof *q->codes);
+    q->scales = carve(&c, q->groups, sizeof *q->scales);
+    q->zeros = any_asymmetric(t) ? carve(&c, q->groups, sizeof *q->zeros) : NULL;
+    t->state = carve(&c, 1, sizeof *t->state);
+    t->tokens = carve(&c, t->experts, sizeof *t->tokens);
+    t->reached = carve(&c, t->experts, sizeof *t->reached);
+    if (o->iters == 0)
+        return c.used;
+    t->losses = carve(&c, o->iters, sizeof *t->losses);
+    t->order = carve(&c, o->iters * o->rows, sizeof *t->order);
+    t->sums = o->rows > o->batch_size ? carve(&c, weights, sizeof *t->sums) : NULL;
+    t->x = carve(&c, t->batch_elements, element);
+    t->target = carve(&c, t->batch_elements, element);
+    t->pred = carve(&c, t->batch_elements, element);
+    t->dy = carve(&c, t->batch_elements, element);
     return c.used;
 }
 
 static void describe_items(struct rh_tuner *t)
 {
-    for (int64_t i = 0; i < t->count; i++) {
+    struct rh_quantizer *q = &t->q;
+    q->count = (int64_t)rh_block_linear_count(t->block);
+    t->items = rh_alloc_array((size_t)q->count + 1, sizeof *t->items);
+    for (int64_t i = 0; i < q->count; i++) {
         const struct rh_block_linear *b = rh_block_linear_at(t->block, (size_t)i);
-        t->items[i] = (struct rh_fake_quant){
-            .scheme = {b->linear->bits, b->linear->sym, b->linear->group_size},
-            .out_features = b->linear->out_features,
-            .in_features = b->linear->in_features,
-            .weight = b->weight,
-            .grad = b->grad,
-            .weight_q = b->weight_q,
+        const struct rh_linear *l = b->linear;
+        struct rh_scheme scheme = {l->bits, l->sym, l->group_size};
+        RH_ASSERT(rh_scheme_valid(&scheme));
+        t->items[i] = (struct rh_quant_item){
+            .out_features = l->out_features,
+            .in_features = l->in_features,
+            .at = b->at,
+            .group_at = q->groups,
+            .row_at = q->rows,
+            .group = rh_scheme_group(&scheme, l->in_features),
+            .groups = rh_scheme_groups(&scheme, l->in_features),
+            .expert = b->expert,
+            .bits = l->bits,
+            .sym = l->sym,
         };
+        q->rows += l->out_features;
+        q->groups += l->out_features * t->items[i].groups;
     }
 }
 
-static enum rh_rc make_items(struct rh_tuner *t, struct rh_error *err)
+static enum rh_rc make_memory(struct rh_tuner *t, struct rh_error *err)
 {
-    t->count = (int64_t)rh_block_linear_count(t->block);
-    t->items = rh_alloc_array((size_t)t->count + 1, sizeof *t->items);
-    t->sums = rh_alloc_array((size_t)t->count + 1, sizeof *t->sums);
-    describe_items(t);
-    enum rh_rc rc =
-        rh_try_alloc(carve_items(t, NULL) + 64, "tuning parameters of a block", &t->memory, err);
+    struct rh_quantizer *q = &t->q;
+    const struct rh_block_arenas *arenas = rh_block_arenas(t->block);
+    const struct rh_tune_state fresh = {.fault = RH_FAULT_NONE, .better = 1};
+    enum rh_rc rc = rh_backend_alloc(t->backend, carve_all(t, NULL), "tuning parameters of a block",
+                                     &t->memory, err);
     if (rc != RH_OK)
         return rc;
-    carve_items(t, t->memory);
-    int64_t bad = -1;
-    rc = rh_fake_quant_start(rh_backend_pool(t->backend), t->items, t->count, &bad, err);
-    if (rc != RH_OK && bad >= 0)
-        return rh_error_prefix(err, "%s",
-                               rh_block_linear_at(t->block, (size_t)bad)->linear->name);
+    carve_all(t, t->memory);
+    q->host_items = t->items;
+    q->weight = arenas->weights;
+    q->weight_q = arenas->weights_q;
+    q->fault = &t->state->fault;
+    q->emit = &t->state->better;
+    q->tokens = t->tokens;
+    q->minmax = t->options.minmax;
+    rc = rh_backend_upload(t->backend, t->state, &fresh, sizeof fresh, err);
+    if (rc == RH_OK && q->count > 0)
+        rc = rh_backend_upload(t->backend, t->memory, t->items, (size_t)q->count * sizeof *t->items,
+                               err);
+    rh_backend_zero(t->backend, t->reached, (size_t)t->experts * sizeof *t->reached);
     return rc;
 }
 
-static enum rh_rc make_buffers(struct rh_tuner *t, struct rh_error *err)
+/* What the fault of a state says. */
+static enum rh_rc check_fault(const struct rh_tuner *t, const struct rh_tune_state *state,
+                              bool of_weights, struct rh_error *err)
 {
-    size_t bytes = ((size_t)t->batch_elements * sizeof(float) + 63) / 64 * 64;
-    enum rh_rc rc = rh_backend_alloc(t->backend, 4 * bytes, "minibatch", &t->batch_memory, err);
-    if (rc != RH_OK)
-        return rc;
-    struct carver c = {t->batch_memory, 0};
-    t->x = carve(&c, t->batch_elements, sizeof *t->x);
-    t->target = carve(&c, t->batch_elements, sizeof *t->target);
-    t->pred = carve(&c, t->batch_elements, sizeof *t->pred);
-    t->dy = carve(&c, t->batch_elements, sizeof *t->dy);
-    return RH_OK;
+    if (state->fault == RH_FAULT_NONE)
+        return RH_OK;
+    int64_t item = (int64_t)(state->fault & UINT32_MAX) - 1;
+    if (item < 0)
+        return rh_fail(err, RH_ERR_NUMERIC, "the loss is %f; weights or inputs are damaged",
+                       state->loss);
+    const char *name = rh_block_linear_at(t->block, (size_t)item)->linear->name;
+    if (of_weights)
+        return rh_fail(err, RH_ERR_NUMERIC,
+                       "%s: a weight is not finite or needs a scale beyond fp16, the source tensor "
+                       "is damaged",
+                       name);
+    return rh_fail(err, RH_ERR_NUMERIC, "%s: the gradient holds a NaN or an infinity", name);
+}
+
+static enum rh_rc begin(struct rh_tuner *t, struct rh_error *err)
+{
+    struct rh_tune_state state;
+    t->ops->fake_quant_start(t->backend, &t->q);
+    enum rh_rc rc = rh_backend_download(t->backend, &state, t->state, sizeof state, err);
+    if (rc == RH_OK)
+        rc = check_fault(t, &state, true, err);
+    t->depth = rh_backend_depth(t->backend);
+    for (int i = 0; i < t->depth && rc == RH_OK; i++)
+        rc = rh_mark_new(t->backend, sizeof state, &t->marks[i], err);
+    return rc;
 }
 
 enum rh_rc rh_tuner_new(struct rh_backend *backend, struct rh_block *block,
@@ -117,15 +175,19 @@ enum rh_rc rh_tuner_new(struct rh_backend *backend, struct rh_block *block,
                         struct rh_tuner **out, struct rh_error *err)
 {
     RH_ASSERT(options->batch_size > 0 && options->rows > 0 && options->iters >= 0);
+    RH_ASSERT(rh_backend_depth(backend) <= DEPTH_MAX);
     *out = NULL;
     struct rh_tuner *t = rh_alloc(sizeof *t);
     t->backend = backend;
+    t->ops = rh_backend_ops(backend);
     t->block = block;
     t->options = *options;
+    t->experts = rh_block_experts(block);
     t->batch_elements = options->batch_size * seq * hidden;
-    enum rh_rc rc = make_items(t, err);
-    if (rc == RH_OK && options->iters > 0)
-        rc = make_buffers(t, err);
+    describe_items(t);
+    enum rh_rc rc = make_memory(t, err);
+    if (rc == RH_OK)
+        rc = begin(t, err);
     if (rc != RH_OK) {
         rh_tuner_free(t);
         return rc;
@@ -138,17 +200,11 @@ void rh_tuner_free(struct rh_tuner *t)
 {
     if (!t)
         return;
-    rh_backend_release(t->backend, t->batch_memory);
-    rh_free(t->memory);
+    for (int i = 0; i < DEPTH_MAX; i++)
+        rh_mark_free(t->marks[i]);
+    rh_backend_release(t->backend, t->memory);
     rh_free(t->items);
-    rh_free(t->sums);
     rh_free(t);
-}
-
-const struct rh_fake_quant *rh_tuner_items(const struct rh_tuner *t, size_t *count)
-{
-    *count = (size_t)t->count;
-    return t->items;
 }
 
 float rh_tune_next_rate(float lr, int64_t iter, int64_t iters)
@@ -156,128 +212,138 @@ float rh_tune_next_rate(float lr, int64_t iter, int64_t iters)
     return lr * (float)(1.0 - 1.0 / (double)(iters - iter + 1));
 }
 
-static void sum_gradients(void *arg, int64_t begin, int64_t end, int thread)
-{
-    (void)thread;
-    struct rh_tuner *t = arg;
-    for (int64_t i = begin; i < end; i++) {
-        struct rh_fake_quant *q = &t->items[i];
-        const struct rh_block_linear *b = rh_block_linear_at(t->block, (size_t)i);
-        size_t n = (size_t)(q->out_features * q->in_features);
-        if (!b->has_grad)
-            continue;
-        const float *grad = b->grad;
-        float *sum = t->sums[i];
-        if (!q->has_grad)
-            memcpy(sum, grad, n * sizeof *sum);
-        for (size_t j = 0; q->has_grad && j < n; j++)
-            sum[j] += grad[j];
-        q->has_grad = true;
-    }
-}
-
-/* Takes over the gradients of a batch. */
-static void take_gradients(struct rh_tuner *t, bool first)
-{
-    for (int64_t i = 0; first && i < t->count; i++)
-        t->items[i].has_grad = false;
-    if (several_batches(t)) {
-        rh_parallel_for(rh_backend_pool(t->backend), t->count, 1, sum_gradients, t);
-        return;
-    }
-    for (int64_t i = 0; i < t->count; i++)
-        t->items[i].has_grad = rh_block_linear_at(t->block, (size_t)i)->has_grad;
-}
-
-static void gather(struct rh_tuner *t, const struct rh_tune_data *data, const int64_t *rows,
+static void gather(const struct rh_tuner *t, const struct rh_tune_data *data, const int64_t *rows,
                    int64_t count)
 {
-    int64_t row = data->seq * data->hidden;
-    size_t bytes = (size_t)row * sizeof(float);
-    for (int64_t i = 0; i < count; i++) {
-        RH_ASSERT(rows[i] >= 0 && rows[i] < data->samples);
-        memcpy(t->x + i * row, data->input + rows[i] * row, bytes);
-        memcpy(t->target + i * row, data->target + rows[i] * row, bytes);
-    }
+    struct rh_gather_rows p = {.count = count, .size = data->seq * data->hidden, .rows = rows,
+                               .x = data->input, .y = t->x};
+    t->ops->gather_rows(t->backend, &p);
+    p.x = data->target;
+    p.y = t->target;
+    t->ops->gather_rows(t->backend, &p);
 }
 
-/* Forward and backward of all rows of an iteration; *loss is the mean over all their elements, and
- * so is what the gradients belong to. */
-static enum rh_rc pass(struct rh_tuner *t, const struct rh_tune_data *data, const int64_t *rows,
-                       int64_t *reached, double *loss, struct rh_error *err)
+/* Takes over the gradients of a batch and notes which experts it reached. */
+static void take_gradients(const struct rh_tuner *t, bool first)
 {
-    enum rh_rc rc = RH_OK;
-    *loss = 0.0;
-    for (int64_t at = 0; at < t->options.rows && rc == RH_OK; at += t->options.batch_size) {
-        int64_t left = t->options.rows - at;
-        int64_t n = left < t->options.batch_size ? left : t->options.batch_size;
+    const struct rh_quantizer *q = &t->q;
+    const int64_t *offsets = rh_block_offsets(t->block);
+    if (t->sums)
+        t->ops->sum_gradients(
+            t->backend, &(struct rh_sum_gradients){.items = q->items, .host_items = q->host_items,
+                                                   .count = q->count, .rows = q->rows,
+                                                   .grad = rh_block_arenas(t->block)->grads,
+                                                   .sums = t->sums, .offsets = offsets,
+                                                   .tokens = t->tokens, .first = first});
+    t->ops->count_tokens(t->backend,
+                         &(struct rh_count_tokens){.experts = t->experts, .offsets = offsets,
+                                                   .counts = t->tokens,
+                                                   .more_counts = t->reached});
+}
+
+/* Queues forward and backward of all rows of an iteration; its loss is the mean over all their
+ * elements, and so is what the gradients belong to. */
+static enum rh_rc pass(const struct rh_tuner *t, const struct rh_tune_data *data, int64_t iter,
+                       struct rh_error *err)
+{
+    const struct rh_tune_options *o = &t->options;
+    const int64_t *rows = t->order + iter * o->rows;
+    rh_backend_zero(t->backend, t->tokens, (size_t)t->experts * sizeof *t->tokens);
+    for (int64_t at = 0; at < o->rows; at += o->batch_size) {
+        int64_t left = o->rows - at;
+        int64_t n = left < o->batch_size ? left : o->batch_size;
+        double share = (double)n / (double)o->rows;
         gather(t, data, rows + at, n);
-        rc = rh_block_forward(t->block, RH_WEIGHTS_QUANTIZED, t->x, t->pred, n, data->seq, true,
-                              reached, err);
+        enum rh_rc rc = rh_block_forward(t->block, RH_WEIGHTS_QUANTIZED, t->x, t->pred, n,
+                                         data->seq, true, NULL, err);
         if (rc != RH_OK)
             return rc;
-        double mean = 0.0;
-        double share = (double)n / (double)t->options.rows;
         struct rh_mse mse = {.count = n * data->seq * data->hidden, .pred = t->pred,
                              .target = t->target, .grad = t->dy,
-                             .factor = LOSS_SCALE * (float)share, .loss = &mean};
-        rh_backend_ops(t->backend)->mse(t->backend, &mse);
-        *loss += mean * share;
-        if (!isfinite(mean))
-            return rh_fail(err, RH_ERR_NUMERIC, "the loss is %f; weights or inputs are damaged",
-                           mean);
+                             .factor = LOSS_SCALE * (float)share, .share = share,
+                             .accumulate = at > 0, .loss = t->losses + iter};
+        t->ops->mse(t->backend, &mse);
         rc = rh_block_backward(t->block, t->dy, err);
-        if (rc == RH_OK)
-            take_gradients(t, at == 0);
+        if (rc != RH_OK)
+            return rc;
+        take_gradients(t, at == 0);
     }
-    return rc;
+    return RH_OK;
 }
 
-static enum rh_rc advance(struct rh_tuner *t, float rate, float minmax_rate, bool emit,
-                          struct rh_error *err)
+/* Queues an iteration; its loss belongs to the parameters before the step. */
+static enum rh_rc queue_iteration(struct rh_tuner *t, const struct rh_tune_data *data, int64_t iter,
+                                  struct rh_error *err)
 {
-    struct rh_fake_quant_step step = {rate, minmax_rate, t->options.minmax, emit};
-    int64_t bad = -1;
-    enum rh_rc rc = rh_fake_quant_advance(rh_backend_pool(t->backend), t->items, t->count, &step,
-                                          &bad, err);
-    if (rc != RH_OK && bad >= 0)
-        return rh_error_prefix(err, "%s",
-                               rh_block_linear_at(t->block, (size_t)bad)->linear->name);
-    return rc;
+    const struct rh_tune_options *o = &t->options;
+    struct rh_quantizer *q = &t->q;
+    if (iter == 0) {
+        q->rate = (float)(o->lr > 0.0 ? o->lr : 1.0 / (double)o->iters);
+        q->minmax_rate = o->minmax_lr > 0.0 ? (float)o->minmax_lr : q->rate;
+    } else {
+        q->rate = rh_tune_next_rate(q->rate, iter, o->iters);
+        q->minmax_rate = rh_tune_next_rate(q->minmax_rate, iter, o->iters);
+    }
+    enum rh_rc rc = pass(t, data, iter, err);
+    if (rc != RH_OK)
+        return rc;
+    t->ops->judge(t->backend, &(struct rh_judge){.iter = iter, .loss = t->losses + iter,
+                                                 .state = t->state});
+    q->iter = iter;
+    q->grad = rh_block_arenas(t->block)->grads;
+    q->grad_sum = t->sums;
+    t->ops->fake_quant_advance(t->backend, q);
+    rh_mark_read(t->marks[iter % t->depth], t->state);
+    return RH_OK;
+}
+
+/* What an iteration came to, once it is known. */
+static enum rh_rc collect(struct rh_tuner *t, int64_t iter, const struct rh_tune_watch *watch,
+                          struct rh_tune_result *result, struct rh_error *err)
+{
+    const void *value = NULL;
+    enum rh_rc rc = rh_mark_wait(t->marks[iter % t->depth], &value, err);
+    if (rc == RH_OK)
+        rc = check_fault(t, value, false, err);
+    if (rc != RH_OK)
+        return rh_error_prefix(err, "iteration %lld", (long long)iter);
+    const struct rh_tune_state *state = value;
+    if (iter == 0)
+        result->init_loss = state->loss;
+    result->best_loss = state->best_loss;
+    result->best_iter = state->best_iter;
+    return watch ? watch->each(watch->arg, iter, state->loss, state->best_loss, err) : RH_OK;
 }
 
 static enum rh_rc iterate(struct rh_tuner *t, const struct rh_tune_data *data,
-                          const struct rh_tune_watch *watch, int64_t *reached,
-                          struct rh_tune_result *result, struct rh_error *err)
+                          const struct rh_tune_watch *watch, struct rh_tune_result *result,
+                          struct rh_error *err)
 {
-    const struct rh_tune_options *o = &t->options;
-    float rate = (float)(o->lr > 0.0 ? o->lr : 1.0 / (double)o->iters);
-    float minmax_rate = o->minmax_lr > 0.0 ? (float)o->minmax_lr : rate;
-    for (int64_t i = 0; i < o->iters; i++) {
-        double loss = 0.0;
-        enum rh_rc rc = pass(t, data, data->order + i * o->rows, reached, &loss, err);
-        if (i > 0) {
-            rate = rh_tune_next_rate(rate, i, o->iters);
-            minmax_rate = rh_tune_next_rate(minmax_rate, i, o->iters);
-        }
-        /* The loss belongs to the parameters before the step. */
-        bool better = i == 0 || loss < result->best_loss;
-        if (i == 0)
-            result->init_loss = loss;
-        if (better) {
-            result->best_loss = loss;
-            result->best_iter = i;
-        }
-        if (rc == RH_OK)
-            rc = advance(t, rate, minmax_rate, better, err);
-        if (rc != RH_OK)
-            return rh_error_prefix(err, "iteration %lld", (long long)i);
-        if (watch)
-            rc = watch->each(watch->arg, i, loss, result->best_loss, err);
-        if (rc != RH_OK)
-            return rc;
+    int64_t iters = t->options.iters;
+    int64_t count = iters * t->options.rows;
+    for (int64_t i = 0; i < count; i++)
+        RH_ASSERT(data->order[i] >= 0 && data->order[i] < data->samples);
+    enum rh_rc rc = rh_backend_upload(t->backend, t->order, data->order,
+                                      (size_t)count * sizeof *t->order, err);
+    for (int64_t i = 0; i < iters + t->depth - 1 && rc == RH_OK; i++) {
+        int64_t known = i - t->depth + 1;
+        if (i < iters)
+            rc = queue_iteration(t, data, i, err);
+        if (rc == RH_OK && known >= 0)
+            rc = collect(t, known, watch, result, err);
     }
-    return RH_OK;
+    return rc;
+}
+
+static enum rh_rc add_reached(const struct rh_tuner *t, int64_t *reached, struct rh_error *err)
+{
+    int64_t *tokens = rh_alloc_array((size_t)t->experts, sizeof *tokens);
+    enum rh_rc rc = rh_backend_download(t->backend, tokens, t->reached,
+                                        (size_t)t->experts * sizeof *tokens, err);
+    for (int64_t e = 0; e < t->experts && rc == RH_OK; e++)
+        reached[e] += tokens[e];
+    rh_free(tokens);
+    return rc;
 }
 
 enum rh_rc rh_tune_block(struct rh_tuner *t, const struct rh_tune_data *data,
@@ -287,9 +353,58 @@ enum rh_rc rh_tune_block(struct rh_tuner *t, const struct rh_tune_data *data,
     RH_ASSERT(t->options.iters == 0 ||
               t->options.batch_size * data->seq * data->hidden == t->batch_elements);
     *result = (struct rh_tune_result){0};
-    enum rh_rc rc = t->options.iters > 0 ? iterate(t, data, watch, reached, result, err)
-                                         : advance(t, 0.0F, 0.0F, true, err);
+    enum rh_rc rc = RH_OK;
+    if (t->options.iters > 0)
+        rc = iterate(t, data, watch, result, err);
+    else
+        t->ops->fake_quant_advance(t->backend, &t->q); /* no gradients: only the codes */
+    if (rc != RH_OK)
+        return rc;
+    t->ops->fake_quant_restore(t->backend, &t->q);
+    return reached ? add_reached(t, reached, err) : rh_backend_sync(t->backend, err);
+}
+
+static enum rh_rc download(const struct rh_tuner *t, const void *from, size_t bytes, void **out,
+                           struct rh_error *err)
+{
+    enum rh_rc rc = rh_try_alloc(bytes + 1, "codes and scales of a block", out, err);
+    return rc == RH_OK ? rh_backend_download(t->backend, *out, from, bytes, err) : rc;
+}
+
+enum rh_rc rh_tuned_take(const struct rh_tuner *t, struct rh_tuned *out, struct rh_error *err)
+{
+    const struct rh_quantizer *q = &t->q;
+    *out = (struct rh_tuned){.count = (size_t)q->count};
+    out->linears = rh_alloc_array(out->count + 1, sizeof *out->linears);
+    enum rh_rc rc = download(t, q->codes, (size_t)rh_block_arenas(t->block)->elements, &out->codes,
+                             err);
     if (rc == RH_OK)
-        rh_fake_quant_restore(rh_backend_pool(t->backend), t->items, t->count);
+        rc = download(t, q->scales, (size_t)q->groups * sizeof *q->scales, &out->scales, err);
+    if (rc == RH_OK && q->zeros)
+        rc = download(t, q->zeros, (size_t)q->groups, &out->zeros, err);
+    for (size_t i = 0; i < out->count && rc == RH_OK; i++) {
+        const struct rh_quant_item *item = &t->items[i];
+        const struct rh_linear *l = rh_block_linear_at(t->block, i)->linear;
+        out->linears[i] = (struct rh_tuned_linear){
+            .linear = l,
+            .scheme = {l->bits, l->sym, l->group_size},
+            .out_features = l->out_features,
+            .in_features = l->in_features,
+            .codes = (const uint8_t *)out->codes + item->at,
+            .scales = (const uint16_t *)out->scales + item->group_at,
+            .zeros = l->sym ? NULL : (const uint8_t *)out->zeros + item->group_at,
+        };
+    }
+    if (rc != RH_OK)
+        rh_tuned_done(out);
     return rc;
+}
+
+void rh_tuned_done(struct rh_tuned *tuned)
+{
+    rh_free(tuned->linears);
+    rh_free(tuned->codes);
+    rh_free(tuned->scales);
+    rh_free(tuned->zeros);
+    *tuned = (struct rh_tuned){0};
 }

@@ -6,11 +6,12 @@
 
 #include "base/error.h"
 #include "models/block.h"
-#include "quant_ops/quant_ops.h"
+#include "quant/scheme.h"
 
 /*
  * The tuning loop of one block (docs/numerics.md, "The tuning loop"). Pure computation: no files,
- * no random numbers, no clock. Same inputs, same bytes, for any number of threads.
+ * no random numbers, no clock. Same inputs, same bytes on one backend. The loop only fills the
+ * backend's queue: what an iteration decides is decided there, and losses come back later.
  */
 
 struct rh_tune_options {
@@ -23,12 +24,13 @@ struct rh_tune_options {
     bool minmax;        /* tune alpha and beta */
 };
 
-/* All borrowed, host memory. */
+/* All borrowed. */
 struct rh_tune_data {
     int64_t samples, seq, hidden;
-    const float *input;   /* [samples, seq, hidden]: what the quantized block sees */
-    const float *target;  /* [samples, seq, hidden]: what it should give */
-    const int64_t *order; /* [iters, rows]: the samples of each iteration */
+    const void *input;    /* [samples, seq, hidden]: what the quantized block sees; backend memory or
+                           * memory of rh_backend_alloc_host(), activation type */
+    const void *target;   /* likewise: what it should give */
+    const int64_t *order; /* host, [iters, rows]: the samples of each iteration */
 };
 
 struct rh_tune_result {
@@ -37,11 +39,28 @@ struct rh_tune_result {
     int64_t best_iter;
 };
 
-/* Called once an iteration, after its step; an error ends the loop. */
+/* Called once an iteration, in order and after its step, maybe some iterations late; an error ends
+ * the loop. */
 struct rh_tune_watch {
     enum rh_rc (*each)(void *arg, int64_t iter, double loss, double best_loss,
                        struct rh_error *err);
     void *arg;
+};
+
+/* The result of one linear, in host memory. */
+struct rh_tuned_linear {
+    const struct rh_linear *linear; /* borrowed from the plan */
+    struct rh_scheme scheme;
+    int64_t out_features, in_features;
+    const uint8_t *codes;   /* [out, in], one code a byte */
+    const uint16_t *scales; /* [out, groups], bits of fp16 */
+    const uint8_t *zeros;   /* [out, groups]; NULL when symmetric */
+};
+
+struct rh_tuned {
+    size_t count;
+    struct rh_tuned_linear *linears; /* in the block's order */
+    void *codes, *scales, *zeros;    /* their memory */
 };
 
 /* The parameters of a block's linears, and the buffers of the loop. */
@@ -49,7 +68,7 @@ struct rh_tuner;
 
 /*
  * The block must be reserved for options->batch_size x data->seq, with backward unless iters is 0,
- * and outlive the tuner. Leaves the block's weight_q at round to nearest. RH_ERR_NUMERIC names a
+ * and outlive the tuner. Leaves the block's weights_q at round to nearest. RH_ERR_NUMERIC names a
  * damaged linear.
  */
 RH_MUST_USE enum rh_rc rh_tuner_new(struct rh_backend *backend, struct rh_block *block,
@@ -57,18 +76,21 @@ RH_MUST_USE enum rh_rc rh_tuner_new(struct rh_backend *backend, struct rh_block 
                                     int64_t hidden, struct rh_tuner **out, struct rh_error *err);
 void rh_tuner_free(struct rh_tuner *tuner);
 
-/* The linears in the block's order; codes, scales and zeros are the result of rh_tune_block(). */
-const struct rh_fake_quant *rh_tuner_items(const struct rh_tuner *tuner, size_t *count);
-
 /*
  * Runs all iterations, once per tuner. Afterwards codes, scales and zeros are those of the best
- * iteration and the block's weight_q is made of them. reached (host, [num_experts], may be NULL) +=
+ * iteration and the block's weights_q is made of them. reached (host, [num_experts], may be NULL) +=
  * tokens routed in the minibatches. watch may be NULL. With iters = 0 the result is that of
- * rounding to nearest and *result is all zeros. Errors name the iteration.
+ * rounding to nearest and *result is all zeros. Errors name the iteration and, for a gradient, the
+ * linear.
  */
 RH_MUST_USE enum rh_rc rh_tune_block(struct rh_tuner *tuner, const struct rh_tune_data *data,
                                      const struct rh_tune_watch *watch, int64_t *reached,
                                      struct rh_tune_result *result, struct rh_error *err);
+
+/* The result of rh_tune_block() for the host; it outlives tuner and block. */
+RH_MUST_USE enum rh_rc rh_tuned_take(const struct rh_tuner *tuner, struct rh_tuned *out,
+                                     struct rh_error *err);
+void rh_tuned_done(struct rh_tuned *tuned);
 
 /* The learning rate of the iteration after one of rate `lr`: the recurrence of torch's LinearLR in
  * fp32; iter >= 1 is the iteration that the result belongs to. */

@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "kernels/backend.h"
 #include "quant/group.h"
-#include "quant_ops/quant_ops.h"
 
 #define ITEMS 5
 #define STEPS 6
@@ -22,15 +22,15 @@ static const struct {
     int64_t out, in, group;
 } shapes[ITEMS] = {{40, 256, 128}, {7, 80, 32}, {33, 100, 32}, {3, 48, -1}, {70, 24, 64}};
 
-struct layer {
-    float *w, *lo, *hi, *v, *alpha, *beta, *grad, *weight_q;
-    uint8_t *codes, *zeros;
-    uint16_t *scales;
-};
-
+/* One arena for all items, as a block has it; the sizes are those of the arrays. */
 struct layers {
-    struct rh_fake_quant items[ITEMS];
-    struct layer own[ITEMS];
+    struct rh_quantizer q;
+    struct rh_quant_item items[ITEMS];
+    float *weight, *weight_q, *grad;
+    int64_t weights;
+    int64_t tokens[ITEMS]; /* item i is that of expert i */
+    uint64_t fault;
+    int32_t emit;
 };
 
 static uint32_t next_random(uint64_t *state)
@@ -66,83 +66,128 @@ static void fill_weights(float *w, int64_t count, int64_t group, uint64_t *state
     }
 }
 
+/* Sizes and places; between the items are gaps that belong to nobody. */
+static void place_items(struct layers *l, int bits, bool sym)
+{
+    for (int i = 0; i < ITEMS; i++) {
+        struct rh_scheme scheme = {bits, sym, shapes[i].group};
+        struct rh_quant_item *item = &l->items[i];
+        *item = (struct rh_quant_item){
+            .out_features = shapes[i].out,
+            .in_features = shapes[i].in,
+            .at = l->weights,
+            .group_at = l->q.groups,
+            .row_at = l->q.rows,
+            .group = rh_scheme_group(&scheme, shapes[i].in),
+            .groups = rh_scheme_groups(&scheme, shapes[i].in),
+            .expert = i,
+            .bits = bits,
+            .sym = sym,
+        };
+        l->weights += (shapes[i].out * shapes[i].in + 31) / 16 * 16;
+        l->q.groups += shapes[i].out * item->groups;
+        l->q.rows += shapes[i].out;
+    }
+}
+
 static void layers_new(struct layers *l, int bits, bool sym)
 {
     uint64_t state = 7;
-    for (int i = 0; i < ITEMS; i++) {
-        struct rh_scheme scheme = {bits, sym, shapes[i].group};
-        int64_t in = shapes[i].in;
-        size_t n = (size_t)(shapes[i].out * in);
-        size_t groups = (size_t)(shapes[i].out * rh_scheme_groups(&scheme, in));
-        struct layer *o = &l->own[i];
-        *o = (struct layer){
-            rh_alloc_array(n, 4),      rh_alloc_array(groups, 4), rh_alloc_array(groups, 4),
-            rh_alloc_array(n, 4),      rh_alloc_array(groups, 4), rh_alloc_array(groups, 4),
-            rh_alloc_array(n, 4),      rh_alloc_array(n, 4),      rh_alloc(n),
-            rh_alloc(groups),          rh_alloc_array(groups, 2),
-        };
-        fill_weights(o->w, (int64_t)n, rh_scheme_group(&scheme, in), &state);
-        l->items[i] = (struct rh_fake_quant){
-            scheme, shapes[i].out, in,        o->w,      o->lo,     o->hi,
-            o->v,   o->alpha,      o->beta,   o->grad,   true,      o->weight_q,
-            o->codes, o->scales,   sym ? NULL : o->zeros, 0,
-        };
-    }
+    *l = (struct layers){.fault = RH_FAULT_NONE};
+    place_items(l, bits, sym);
+    size_t n = (size_t)l->weights;
+    size_t groups = (size_t)l->q.groups;
+    struct rh_quantizer *q = &l->q;
+    q->items = q->host_items = l->items;
+    q->count = ITEMS;
+    q->weight = l->weight = rh_alloc_array(n, 4);
+    q->weight_q = l->weight_q = rh_alloc_array(n, 4);
+    l->grad = rh_alloc_array(n, 4);
+    q->v = rh_alloc_array(n, 4);
+    q->lo = rh_alloc_array(groups, 4);
+    q->hi = rh_alloc_array(groups, 4);
+    q->alpha = rh_alloc_array(groups, 4);
+    q->beta = rh_alloc_array(groups, 4);
+    q->codes = rh_alloc(n);
+    q->scales = rh_alloc_array(groups, 2);
+    q->zeros = sym ? NULL : rh_alloc(groups);
+    q->fault = &l->fault;
+    q->emit = &l->emit;
+    q->tokens = l->tokens;
+    for (int i = 0; i < ITEMS; i++)
+        fill_weights(l->weight + l->items[i].at, shapes[i].out * shapes[i].in, l->items[i].group,
+                     &state);
 }
 
 static void layers_free(struct layers *l)
 {
-    for (int i = 0; i < ITEMS; i++) {
-        struct layer *o = &l->own[i];
-        void *all[] = {o->w,    o->lo,       o->hi,    o->v,     o->alpha, o->beta,
-                       o->grad, o->weight_q, o->codes, o->zeros, o->scales};
-        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
-            rh_free(all[k]);
-    }
+    void *all[] = {l->weight,  l->weight_q, l->grad,    l->q.v,      l->q.lo,   l->q.hi,
+                   l->q.alpha, l->q.beta,   l->q.codes, l->q.scales, l->q.zeros};
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
+        rh_free(all[k]);
+}
+
+static struct rh_backend *backend_new(int threads)
+{
+    struct rh_error err;
+    struct rh_backend *backend = NULL;
+    assert_int_equal(rh_backend_new("cpu", threads, &backend, &err), RH_OK);
+    return backend;
+}
+
+static void start(struct rh_backend *backend, struct layers *l)
+{
+    l->fault = RH_FAULT_NONE;
+    rh_backend_ops(backend)->fake_quant_start(backend, &l->q);
+}
+
+static void advance(struct rh_backend *backend, struct layers *l, float rate, float minmax_rate,
+                    bool minmax, bool emit)
+{
+    l->q.rate = rate;
+    l->q.minmax_rate = minmax_rate;
+    l->q.minmax = minmax;
+    l->emit = emit;
+    rh_backend_ops(backend)->fake_quant_advance(backend, &l->q);
 }
 
 /* The same gradients for every run: mostly fine, some zero. One layer is skipped now and then. */
 static void fill_gradients(struct layers *l, int step)
 {
     uint64_t state = 1000U + (uint64_t)step;
+    l->q.grad = l->grad;
     for (int i = 0; i < ITEMS; i++) {
-        int64_t n = shapes[i].out * shapes[i].in;
-        for (int64_t j = 0; j < n; j++)
-            l->own[i].grad[j] = next_random(&state) % 8U ? fine(&state) : 0.0F;
-        l->items[i].has_grad = i != step % ITEMS;
+        float *grad = l->grad + l->items[i].at;
+        for (int64_t j = 0; j < shapes[i].out * shapes[i].in; j++)
+            grad[j] = next_random(&state) % 8U ? fine(&state) : 0.0F;
+        l->tokens[i] = i != step % ITEMS;
     }
 }
 
 static void run_steps(struct layers *l, int threads)
 {
-    struct rh_thread_pool *pool = rh_thread_pool_new(threads);
-    struct rh_error err;
-    assert_int_equal(rh_fake_quant_start(pool, l->items, ITEMS, NULL, &err), RH_OK);
+    struct rh_backend *backend = backend_new(threads);
+    start(backend, l);
     for (int s = 0; s < STEPS; s++) {
         fill_gradients(l, s);
-        struct rh_fake_quant_step step = {0.125F, 0.0625F, s != 4, s % 2 == 1};
-        assert_int_equal(rh_fake_quant_advance(pool, l->items, ITEMS, &step, NULL, &err), RH_OK);
+        advance(backend, l, 0.125F, 0.0625F, s != 4, s % 2 == 1);
     }
-    rh_thread_pool_free(pool);
+    assert_true(l->fault == RH_FAULT_NONE);
+    rh_backend_free(backend);
 }
 
 static void assert_same_bytes(const struct layers *a, const struct layers *b)
 {
-    for (int i = 0; i < ITEMS; i++) {
-        const struct rh_fake_quant *x = &a->items[i];
-        const struct layer *p = &a->own[i];
-        const struct layer *q = &b->own[i];
-        size_t n = (size_t)(x->out_features * x->in_features);
-        size_t groups =
-            (size_t)(x->out_features * rh_scheme_groups(&x->scheme, x->in_features));
-        assert_memory_equal(p->v, q->v, n * 4);
-        assert_memory_equal(p->weight_q, q->weight_q, n * 4);
-        assert_memory_equal(p->codes, q->codes, n);
-        assert_memory_equal(p->alpha, q->alpha, groups * 4);
-        assert_memory_equal(p->beta, q->beta, groups * 4);
-        assert_memory_equal(p->scales, q->scales, groups * 2);
-        assert_memory_equal(p->zeros, q->zeros, groups);
-    }
+    size_t n = (size_t)a->weights;
+    size_t groups = (size_t)a->q.groups;
+    assert_memory_equal(a->q.v, b->q.v, n * 4);
+    assert_memory_equal(a->weight_q, b->weight_q, n * 4);
+    assert_memory_equal(a->q.codes, b->q.codes, n);
+    assert_memory_equal(a->q.alpha, b->q.alpha, groups * 4);
+    assert_memory_equal(a->q.beta, b->q.beta, groups * 4);
+    assert_memory_equal(a->q.scales, b->q.scales, groups * 2);
+    if (a->q.zeros)
+        assert_memory_equal(a->q.zeros, b->q.zeros, groups);
 }
 
 static void every_instruction_set_and_thread_count_gives_the_same_bytes(void **state)
@@ -203,30 +248,51 @@ static void a_step_follows_the_definition_of_a_group(void **state)
     for (int sym = 0; sym < 2; sym++) {
         struct layers l;
         layers_new(&l, 4, sym == 1);
-        struct rh_thread_pool *pool = rh_thread_pool_new(1);
-        assert_int_equal(rh_fake_quant_start(pool, l.items, ITEMS, NULL, NULL), RH_OK);
+        struct rh_backend *backend = backend_new(1);
+        start(backend, &l);
         fill_gradients(&l, 0);
-        struct rh_fake_quant_step step = {0.125F, 0.0625F, true, false};
-        assert_int_equal(rh_fake_quant_advance(pool, l.items, ITEMS, &step, NULL, NULL), RH_OK);
-        const struct rh_fake_quant *x = &l.items[2];
-        int64_t groups = rh_scheme_groups(&x->scheme, x->in_features);
-        for (int64_t g = 0; g < groups * x->out_features; g++) {
-            int64_t at = g / groups * x->in_features + g % groups * 32;
-            int64_t n = g % groups == groups - 1 ? 4 : 32;
+        advance(backend, &l, 0.125F, 0.0625F, true, false);
+        const struct rh_quant_item *x = &l.items[2];
+        struct rh_scheme scheme = {4, sym == 1, 32};
+        for (int64_t g = 0; g < x->groups * x->out_features; g++) {
+            int64_t at = x->at + g / x->groups * x->in_features + g % x->groups * 32;
+            int64_t n = g % x->groups == x->groups - 1 ? 4 : 32;
             float v[32] = {0};
             float alpha = 1.0F;
             float beta = 1.0F;
-            step_by_definition(&x->scheme, x->weight + at, x->grad + at, n, 0.125F, v, &alpha,
-                               &beta);
-            assert_memory_equal(v, x->v + at, (size_t)n * 4);
+            step_by_definition(&scheme, l.weight + at, l.grad + at, n, 0.125F, v, &alpha, &beta);
+            assert_memory_equal(v, l.q.v + at, (size_t)n * 4);
             /* The next forward has clamped them already. */
-            assert_true(x->alpha[g] == rh_grid_unit(alpha) && x->beta[g] == rh_grid_unit(beta));
+            assert_true(l.q.alpha[x->group_at + g] == rh_grid_unit(alpha));
+            assert_true(l.q.beta[x->group_at + g] == rh_grid_unit(beta));
         }
         for (int64_t j = 0; j < l.items[0].out_features * l.items[0].in_features; j++)
-            assert_true(l.items[0].v[j] == 0.0F); /* it had no gradient in this step */
-        rh_thread_pool_free(pool);
+            assert_true(l.q.v[j] == 0.0F); /* it had no gradient in this step */
+        rh_backend_free(backend);
         layers_free(&l);
     }
+}
+
+static void a_sum_of_gradients_may_stand_for_them(void **state)
+{
+    (void)state;
+    struct layers one;
+    struct layers two;
+    struct rh_backend *backend = backend_new(3);
+    layers_new(&one, 4, true);
+    layers_new(&two, 4, true);
+    start(backend, &one);
+    start(backend, &two);
+    fill_gradients(&one, 1);
+    fill_gradients(&two, 1);
+    advance(backend, &one, 0.125F, 0.0625F, true, false);
+    two.q.grad_sum = two.grad;
+    two.q.grad = two.weight; /* not looked at */
+    advance(backend, &two, 0.125F, 0.0625F, true, false);
+    assert_same_bytes(&one, &two);
+    rh_backend_free(backend);
+    layers_free(&one);
+    layers_free(&two);
 }
 
 static void emitted_codes_restore_the_weights_before_the_step(void **state)
@@ -237,28 +303,43 @@ static void emitted_codes_restore_the_weights_before_the_step(void **state)
         struct layers l;
         layers_new(&l, bits[c / 2], c % 2 == 0);
         run_steps(&l, 2);
-        struct rh_thread_pool *pool = rh_thread_pool_new(2);
-        float *before[ITEMS];
-        for (int i = 0; i < ITEMS; i++) {
-            size_t n = (size_t)(shapes[i].out * shapes[i].in);
-            before[i] = rh_alloc_array(n, 4);
-            memcpy(before[i], l.items[i].weight_q, n * 4);
+        struct rh_backend *backend = backend_new(2);
+        size_t bytes = (size_t)l.weights * sizeof(float);
+        float *before = rh_alloc(bytes);
+        memcpy(before, l.weight_q, bytes);
+        advance(backend, &l, 0.125F, 0.125F, true, true);
+        assert_memory_not_equal(before + l.items[2].at, l.weight_q + l.items[2].at,
+                                sizeof(float) * 33 * 100);
+        rh_backend_ops(backend)->fake_quant_restore(backend, &l.q);
+        for (int64_t j = 0; j < l.weights; j++) {
+            if (before[j] != l.weight_q[j]) /* zeros may differ in their sign */
+                fail_msg("bits %d, weight %lld: %g became %g", bits[c / 2], (long long)j,
+                         (double)before[j], (double)l.weight_q[j]);
         }
-        struct rh_fake_quant_step step = {0.125F, 0.125F, true, true};
-        assert_int_equal(rh_fake_quant_advance(pool, l.items, ITEMS, &step, NULL, NULL), RH_OK);
-        assert_memory_not_equal(before[2], l.items[2].weight_q, sizeof(float) * 33 * 100);
-        rh_fake_quant_restore(pool, l.items, ITEMS);
-        for (int i = 0; i < ITEMS; i++) {
-            for (int64_t j = 0; j < shapes[i].out * shapes[i].in; j++) {
-                if (before[i][j] != l.items[i].weight_q[j]) /* zeros may differ in their sign */
-                    fail_msg("bits %d, layer %d, weight %lld: %g became %g", bits[c / 2], i,
-                             (long long)j, (double)before[i][j], (double)l.items[i].weight_q[j]);
-            }
-            rh_free(before[i]);
-        }
-        rh_thread_pool_free(pool);
+        rh_free(before);
+        rh_backend_free(backend);
         layers_free(&l);
     }
+}
+
+static void check_rounded(const struct layers *l, const struct rh_quant_item *x, bool sym)
+{
+    size_t n = (size_t)(x->out_features * x->in_features);
+    size_t groups = (size_t)(x->out_features * x->groups);
+    struct rh_scheme scheme = {4, sym, x->group};
+    uint8_t *codes = rh_alloc(n);
+    uint8_t *zeros = rh_alloc(groups);
+    uint16_t *scales = rh_alloc_array(groups, 2);
+    assert_int_equal(rh_round_to_nearest(&scheme, l->weight + x->at, x->out_features,
+                                         x->in_features, codes, scales, zeros, NULL),
+                     RH_OK);
+    assert_memory_equal(codes, l->q.codes + x->at, n);
+    assert_memory_equal(scales, l->q.scales + x->group_at, groups * 2);
+    if (!sym)
+        assert_memory_equal(zeros, l->q.zeros + x->group_at, groups);
+    rh_free(codes);
+    rh_free(zeros);
+    rh_free(scales);
 }
 
 static void starting_is_plain_rounding_to_nearest(void **state)
@@ -267,32 +348,12 @@ static void starting_is_plain_rounding_to_nearest(void **state)
     for (int sym = 0; sym < 2; sym++) {
         struct layers l;
         layers_new(&l, 4, sym == 1);
-        struct rh_thread_pool *pool = rh_thread_pool_new(2);
-        assert_int_equal(rh_fake_quant_start(pool, l.items, ITEMS, NULL, NULL), RH_OK);
-        struct rh_fake_quant_step emit = {.emit = true};
+        struct rh_backend *backend = backend_new(2);
+        start(backend, &l);
+        advance(backend, &l, 0.0F, 0.0F, false, true); /* without gradients */
         for (int i = 0; i < ITEMS; i++)
-            l.items[i].has_grad = false;
-        assert_int_equal(rh_fake_quant_advance(pool, l.items, ITEMS, &emit, NULL, NULL), RH_OK);
-        for (int i = 0; i < ITEMS; i++) {
-            const struct rh_fake_quant *x = &l.items[i];
-            size_t n = (size_t)(x->out_features * x->in_features);
-            size_t groups =
-                (size_t)(x->out_features * rh_scheme_groups(&x->scheme, x->in_features));
-            uint8_t *codes = rh_alloc(n);
-            uint8_t *zeros = rh_alloc(groups);
-            uint16_t *scales = rh_alloc_array(groups, 2);
-            assert_int_equal(rh_round_to_nearest(&x->scheme, x->weight, x->out_features,
-                                                 x->in_features, codes, scales, zeros, NULL),
-                             RH_OK);
-            assert_memory_equal(codes, x->codes, n);
-            assert_memory_equal(scales, x->scales, groups * 2);
-            if (!x->scheme.sym)
-                assert_memory_equal(zeros, x->zeros, groups);
-            rh_free(codes);
-            rh_free(zeros);
-            rh_free(scales);
-        }
-        rh_thread_pool_free(pool);
+            check_rounded(&l, &l.items[i], sym == 1);
+        rh_backend_free(backend);
         layers_free(&l);
     }
 }
@@ -301,31 +362,33 @@ static void damaged_numbers_name_the_lowest_layer(void **state)
 {
     (void)state;
     struct layers l;
-    struct rh_error err;
-    int64_t bad = -2;
     layers_new(&l, 4, true);
-    struct rh_thread_pool *pool = rh_thread_pool_new(3);
-    l.own[4].w[5] = INFINITY;
-    l.own[3].w[100] = NAN;
-    assert_int_equal(rh_fake_quant_start(pool, l.items, ITEMS, &bad, &err), RH_ERR_NUMERIC);
-    assert_int_equal(bad, 3);
-    l.own[4].w[5] = 0.0F;
-    l.own[3].w[100] = 1e9F; /* beyond an fp16 scale */
-    assert_int_equal(rh_fake_quant_start(pool, l.items, ITEMS, &bad, &err), RH_ERR_NUMERIC);
-    assert_int_equal(bad, 3);
-    l.own[3].w[100] = 0.0F;
-    assert_int_equal(rh_fake_quant_start(pool, l.items, ITEMS, &bad, &err), RH_OK);
-    assert_int_equal(bad, -1);
-    struct rh_fake_quant_step step = {0.125F, 0.125F, true, false};
+    struct rh_backend *backend = backend_new(3);
+    float *third = l.weight + l.items[3].at;
+    l.weight[l.items[4].at + 5] = INFINITY;
+    third[100] = NAN;
+    start(backend, &l);
+    assert_true(l.fault == 3 + 1);
+    l.weight[l.items[4].at + 5] = 0.0F;
+    third[100] = 1e9F; /* beyond an fp16 scale */
+    start(backend, &l);
+    assert_true(l.fault == 3 + 1);
+    third[100] = 0.0F;
+    start(backend, &l);
+    assert_true(l.fault == RH_FAULT_NONE);
     fill_gradients(&l, 0);
-    l.own[0].grad[0] = NAN; /* not read: this layer has no gradient now */
-    assert_int_equal(rh_fake_quant_advance(pool, l.items, ITEMS, &step, &bad, &err), RH_OK);
-    l.own[2].grad[99] = -INFINITY;
-    l.own[4].grad[0] = NAN;
-    assert_int_equal(rh_fake_quant_advance(pool, l.items, ITEMS, &step, &bad, &err),
-                     RH_ERR_NUMERIC);
-    assert_int_equal(bad, 2);
-    rh_thread_pool_free(pool);
+    l.grad[l.items[0].at] = NAN; /* not read: this layer has no gradient now */
+    advance(backend, &l, 0.125F, 0.125F, true, false);
+    assert_true(l.fault == RH_FAULT_NONE);
+    l.grad[l.items[2].at + 99] = -INFINITY;
+    l.grad[l.items[4].at] = NAN;
+    l.q.iter = 7;
+    advance(backend, &l, 0.125F, 0.125F, true, false);
+    assert_true(l.fault == ((uint64_t)7 << 32 | (2 + 1)));
+    l.q.iter = 8;
+    advance(backend, &l, 0.125F, 0.125F, true, false);
+    assert_true(l.fault == ((uint64_t)7 << 32 | (2 + 1))); /* the first one stays */
+    rh_backend_free(backend);
     layers_free(&l);
 }
 
@@ -334,6 +397,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_instruction_set_and_thread_count_gives_the_same_bytes),
         cmocka_unit_test(a_step_follows_the_definition_of_a_group),
+        cmocka_unit_test(a_sum_of_gradients_may_stand_for_them),
         cmocka_unit_test(emitted_codes_restore_the_weights_before_the_step),
         cmocka_unit_test(starting_is_plain_rounding_to_nearest),
         cmocka_unit_test(damaged_numbers_name_the_lowest_layer),

@@ -92,7 +92,9 @@ static void embedding_rows_are_those_of_the_matrix(void **state)
     int32_t ids[] = {3, 0, 1};
     struct rh_token_rows rows = {1, 3, ids};
     struct rh_chain chain;
-    nano_check(rh_chain_new(1, 3, 2, &chain, &err), &err);
+    struct rh_backend *backend = NULL;
+    nano_check(rh_backend_new("cpu", 1, &backend, &err), &err);
+    nano_check(rh_chain_new(backend, false, 1, 3, 2, &chain, &err), &err);
     nano_check(rh_chain_embed(&chain, &rows, head, "embed", &err), &err);
     static const float expected[] = {3.0F, 3.5F, 0.0F, 0.5F, 1.0F, 1.5F};
     assert_memory_equal(chain.fp, expected, sizeof expected);
@@ -101,9 +103,10 @@ static void embedding_rows_are_those_of_the_matrix(void **state)
     assert_int_equal(rh_chain_embed(&chain, &rows, head, "embed", &err), RH_ERR_SHAPE);
     assert_int_equal(rh_chain_embed(&chain, &rows, head, "other", &err), RH_ERR_SHAPE);
     rh_chain_done(&chain);
-    nano_check(rh_chain_new(1, 3, 4, &chain, &err), &err);
+    nano_check(rh_chain_new(backend, false, 1, 3, 4, &chain, &err), &err);
     assert_int_equal(rh_chain_embed(&chain, &rows, head, "embed", &err), RH_ERR_SHAPE);
     rh_chain_done(&chain);
+    rh_backend_free(backend);
     rh_safetensors_close(head);
     rh_free(path);
 }
@@ -113,47 +116,50 @@ static void chains_come_back_verbatim_and_only_for_their_rows(void **state)
     struct rh_error err;
     struct rh_chain a;
     struct rh_chain b;
+    struct rh_backend *backend = NULL;
     char *path = rh_fs_join(*state, "chain.safetensors");
-    nano_check(rh_chain_new(3, 2, 4, &a, &err), &err);
-    nano_check(rh_chain_new(3, 2, 4, &b, &err), &err);
+    nano_check(rh_backend_new("cpu", 1, &backend, &err), &err);
+    nano_check(rh_chain_new(backend, false, 3, 2, 4, &a, &err), &err);
+    nano_check(rh_chain_new(backend, true, 3, 2, 4, &b, &err), &err);
     for (int i = 0; i < 24; i++) {
-        a.fp[i] = (float)i / 7.0F;
-        a.quant[i] = -(float)i / 3.0F;
+        ((float *)a.fp)[i] = (float)i / 7.0F;
+        ((float *)a.quant)[i] = -(float)i / 3.0F;
     }
     nano_check(rh_chain_write(&a, path, &err), &err);
     nano_check(rh_chain_read(&b, path, &err), &err);
     assert_memory_equal(a.fp, b.fp, 96);
     assert_memory_equal(a.quant, b.quant, 96);
     rh_chain_done(&b);
-    nano_check(rh_chain_new(2, 3, 4, &b, &err), &err);
+    nano_check(rh_chain_new(backend, false, 2, 3, 4, &b, &err), &err);
     assert_int_equal(rh_chain_read(&b, path, &err), RH_ERR_FORMAT);
-    assert_int_equal(rh_chain_new(INT64_C(1) << 40, INT64_C(1) << 40, 4, &(struct rh_chain){0},
-                                  &err),
+    assert_int_equal(rh_chain_new(backend, false, INT64_C(1) << 40, INT64_C(1) << 40, 4,
+                                  &(struct rh_chain){0}, &err),
                      RH_ERR_NO_MEMORY);
     rh_chain_done(&a);
     rh_chain_done(&b);
+    rh_backend_free(backend);
     rh_free(path);
 }
 
 /* Reads a linear back and makes weights of it; they are the ones the block runs on. */
-static void check_linear(const struct rh_safetensors *file, const struct rh_block_linear *b,
-                         const struct rh_fake_quant *q)
+static void check_linear(const struct rh_safetensors *file, const struct rh_block *block, size_t i,
+                         const struct rh_tuned_linear *q)
 {
     static const char *const parts[] = {"codes", "scales", "zeros"};
     struct rh_error err;
     void *data[3] = {NULL, NULL, NULL};
-    for (int i = 0; i < (q->scheme.sym ? 2 : 3); i++) {
-        char *name = rh_format("%s.%s", b->linear->name, parts[i]);
+    for (int k = 0; k < (q->scheme.sym ? 2 : 3); k++) {
+        char *name = rh_format("%s.%s", q->linear->name, parts[k]);
         const struct rh_tensor_info *info = rh_safetensors_find(file, name);
         if (!info)
             fail_msg("no %s", name);
-        assert_int_equal(info->dtype, i == 1 ? RH_F16 : RH_U8);
+        assert_int_equal(info->dtype, k == 1 ? RH_F16 : RH_U8);
         assert_int_equal(info->shape[0], q->out_features);
         assert_int_equal(info->shape[1],
-                         i == 0 ? rh_codes_row_bytes(q->in_features, q->scheme.bits)
+                         k == 0 ? rh_codes_row_bytes(q->in_features, q->scheme.bits)
                                 : rh_scheme_groups(&q->scheme, q->in_features));
-        data[i] = rh_alloc(info->bytes);
-        nano_check(rh_safetensors_read(file, info, 0, info->bytes, data[i], &err), &err);
+        data[k] = rh_alloc(info->bytes);
+        nano_check(rh_safetensors_read(file, info, 0, info->bytes, data[k], &err), &err);
         rh_free(name);
     }
     size_t n = (size_t)(q->out_features * q->in_features);
@@ -162,11 +168,12 @@ static void check_linear(const struct rh_safetensors *file, const struct rh_bloc
     rh_codes_load(data[0], q->out_features, q->in_features, q->scheme.bits, codes);
     rh_dequantize(codes, data[1], data[2], q->out_features, q->in_features,
                   rh_scheme_group(&q->scheme, q->in_features), q->scheme.bits, weights);
-    assert_memory_equal(weights, b->weight_q, n * sizeof *weights);
+    const float *runs_on = rh_block_arenas(block)->weights_q;
+    assert_memory_equal(weights, runs_on + rh_block_linear_at(block, i)->at, n * sizeof *weights);
     rh_free(codes);
     rh_free(weights);
-    for (int i = 0; i < 3; i++)
-        rh_free(data[i]);
+    for (int k = 0; k < 3; k++)
+        rh_free(data[k]);
 }
 
 static void check_block_file(const char *dir, const char *const *recipe)
@@ -185,16 +192,19 @@ static void check_block_file(const char *dir, const char *const *recipe)
     const struct rh_unit *unit = rh_model_plan_block(nano.plan, 3);
     nano_check(rh_backend_new("cpu", 1, &backend, &err), &err);
     nano_check(rh_block_new(backend, &nano.plan->config, unit, nano.weights, &block, &err), &err);
+    nano_check(rh_block_reserve(block, 1, 1, false, &err), &err);
     nano_check(rh_tuner_new(backend, block, &options, 1, 128, &tuner, &err), &err);
     nano_check(rh_tune_block(tuner, &data, NULL, NULL, &result, &err), &err);
-    size_t count = 0;
-    const struct rh_fake_quant *items = rh_tuner_items(tuner, &count);
-    nano_check(rh_block_file_write(path, block, items, count, &err), &err);
+    struct rh_tuned tuned;
+    nano_check(rh_tuned_take(tuner, &tuned, &err), &err);
+    nano_check(rh_block_file_write(path, &tuned, &err), &err);
     nano_check(rh_safetensors_open(path, &file, &err), &err);
-    assert_true(count > 24 && count == rh_block_linear_count(block));
-    assert_int_equal(rh_safetensors_count(file), count * (items[0].scheme.sym ? 2U : 3U));
-    for (size_t i = 0; i < count; i++)
-        check_linear(file, rh_block_linear_at(block, i), &items[i]);
+    assert_true(tuned.count > 24 && tuned.count == rh_block_linear_count(block));
+    assert_int_equal(rh_safetensors_count(file),
+                     tuned.count * (tuned.linears[0].scheme.sym ? 2U : 3U));
+    for (size_t i = 0; i < tuned.count; i++)
+        check_linear(file, block, i, &tuned.linears[i]);
+    rh_tuned_done(&tuned);
     rh_safetensors_close(file);
     rh_tuner_free(tuner);
     rh_block_free(block);

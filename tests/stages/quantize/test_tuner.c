@@ -38,7 +38,9 @@ static void embed(struct bench *b, int64_t rows, int64_t tokens)
     struct rh_token_rows ids = {rows, tokens, rh_alloc_array((size_t)(rows * tokens), 4)};
     for (int64_t i = 0; i < rows * tokens; i++)
         ids.ids[i] = nano_token(i / tokens, i % tokens);
-    nano_check(rh_chain_new(rows, tokens, b->nano.plan->config.hidden_size, &b->chain, &err), &err);
+    nano_check(rh_chain_new(b->backend, false, rows, tokens, b->nano.plan->config.hidden_size,
+                            &b->chain, &err),
+               &err);
     nano_check(rh_chain_embed(&b->chain, &ids, b->nano.weights,
                               b->nano.plan->units[0].tensors[0].info.name, &err),
                &err);
@@ -173,8 +175,8 @@ static void the_block_holds_the_best_parameters_afterwards(void **state)
     float *target = rh_alloc_array((size_t)(BATCH * row), 4);
     for (int64_t k = 0; k < BATCH; k++) {
         int64_t from = b.order[result.best_iter * BATCH + k] * row;
-        memcpy(x + k * row, b.chain.quant + from, (size_t)row * 4);
-        memcpy(target + k * row, b.chain.fp + from, (size_t)row * 4);
+        memcpy(x + k * row, (const float *)b.chain.quant + from, (size_t)row * 4);
+        memcpy(target + k * row, (const float *)b.chain.fp + from, (size_t)row * 4);
     }
     nano_check(rh_block_forward(b.block, RH_WEIGHTS_QUANTIZED, x, y, BATCH, TOKENS, false, NULL,
                                 &err),
@@ -192,19 +194,22 @@ static void the_block_holds_the_best_parameters_afterwards(void **state)
 
 static void assert_same_result(const struct bench *a, const struct bench *b)
 {
-    size_t count = 0;
-    size_t same = 0;
-    const struct rh_fake_quant *x = rh_tuner_items(a->tuner, &count);
-    const struct rh_fake_quant *y = rh_tuner_items(b->tuner, &same);
-    assert_true(count > 0 && count == same);
-    for (size_t i = 0; i < count; i++) {
-        int64_t groups = x[i].out_features * rh_scheme_groups(&x[i].scheme, x[i].in_features);
-        assert_memory_equal(x[i].codes, y[i].codes,
-                            (size_t)(x[i].out_features * x[i].in_features));
-        assert_memory_equal(x[i].scales, y[i].scales, (size_t)groups * 2);
-        if (x[i].zeros)
-            assert_memory_equal(x[i].zeros, y[i].zeros, (size_t)groups);
+    struct rh_tuned first;
+    struct rh_tuned second;
+    nano_check(rh_tuned_take(a->tuner, &first, NULL), NULL);
+    nano_check(rh_tuned_take(b->tuner, &second, NULL), NULL);
+    assert_true(first.count > 0 && first.count == second.count);
+    for (size_t i = 0; i < first.count; i++) {
+        const struct rh_tuned_linear *x = &first.linears[i];
+        const struct rh_tuned_linear *y = &second.linears[i];
+        int64_t groups = x->out_features * rh_scheme_groups(&x->scheme, x->in_features);
+        assert_memory_equal(x->codes, y->codes, (size_t)(x->out_features * x->in_features));
+        assert_memory_equal(x->scales, y->scales, (size_t)groups * 2);
+        if (x->zeros)
+            assert_memory_equal(x->zeros, y->zeros, (size_t)groups);
     }
+    rh_tuned_done(&first);
+    rh_tuned_done(&second);
 }
 
 static void results_do_not_depend_on_the_number_of_threads(void **state)
@@ -260,14 +265,17 @@ static void an_iteration_may_be_cut_into_batches(void **state)
     }
 }
 
-static bool is_rounded_to_nearest(const struct rh_fake_quant *q)
+static bool is_rounded_to_nearest(const struct bench *b, const struct rh_tuned *tuned, size_t i)
 {
+    const struct rh_tuned_linear *q = &tuned->linears[i];
+    const float *weight = rh_block_arenas(b->block)->weights;
+    weight += rh_block_linear_at(b->block, i)->at;
     size_t n = (size_t)(q->out_features * q->in_features);
     size_t groups = (size_t)(q->out_features * rh_scheme_groups(&q->scheme, q->in_features));
     uint8_t *codes = rh_alloc(n);
     uint8_t *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, 2);
-    assert_int_equal(rh_round_to_nearest(&q->scheme, q->weight, q->out_features, q->in_features,
+    assert_int_equal(rh_round_to_nearest(&q->scheme, weight, q->out_features, q->in_features,
                                          codes, scales, zeros, NULL),
                      RH_OK);
     bool same = memcmp(codes, q->codes, n) == 0 && memcmp(scales, q->scales, groups * 2) == 0;
@@ -287,10 +295,11 @@ static void no_iterations_round_to_nearest(void **state)
     struct rh_tune_result result = {1.0, 1.0, 1};
     nano_check(tune(&b, NULL, &result, &err), &err);
     assert_true(result.init_loss == 0.0 && result.best_iter == 0);
-    size_t count = 0;
-    const struct rh_fake_quant *items = rh_tuner_items(b.tuner, &count);
-    for (size_t i = 0; i < count; i++)
-        assert_true(is_rounded_to_nearest(&items[i]));
+    struct rh_tuned tuned;
+    nano_check(rh_tuned_take(b.tuner, &tuned, &err), &err);
+    for (size_t i = 0; i < tuned.count; i++)
+        assert_true(is_rounded_to_nearest(&b, &tuned, i));
+    rh_tuned_done(&tuned);
     bench_close(&b);
 }
 
@@ -305,18 +314,19 @@ static void an_expert_without_tokens_stays_rounded_to_nearest(void **state)
     struct rh_tune_result result;
     nano_check(tune(&b, NULL, &result, &err), &err);
     assert_true(result.best_iter > 0);
-    size_t count = 0;
-    const struct rh_fake_quant *items = rh_tuner_items(b.tuner, &count);
+    struct rh_tuned tuned;
+    nano_check(rh_tuned_take(b.tuner, &tuned, &err), &err);
     int untouched = 0;
     int moved = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < tuned.count; i++) {
         const char *name = rh_block_linear_at(b.block, i)->linear->name;
         const char *expert = strstr(name, ".experts.");
         bool reached = !expert || b.reached[expert[strlen(".experts.")] - '0'] > 0;
-        assert_true(reached || is_rounded_to_nearest(&items[i]));
+        assert_true(reached || is_rounded_to_nearest(&b, &tuned, i));
         untouched += !reached;
-        moved += !is_rounded_to_nearest(&items[i]);
+        moved += !is_rounded_to_nearest(&b, &tuned, i);
     }
+    rh_tuned_done(&tuned);
     assert_true(untouched >= 3 && moved > 0); /* a whole expert at least: the case is there */
     bench_close(&b);
 }
@@ -337,7 +347,7 @@ static void damaged_numbers_and_watchers_end_the_loop(void **state)
     bench_close(&b);
 
     bench_open(&b, NULL, 2, 0, ROWS, TOKENS, &options);
-    b.chain.fp[b.order[2 * BATCH] * TOKENS * b.chain.hidden + 5] = NAN;
+    ((float *)b.chain.fp)[b.order[2 * BATCH] * TOKENS * b.chain.hidden + 5] = NAN;
     int64_t first = 2;
     for (int64_t t = 1; t >= 0; t--) {
         for (int64_t k = 0; k < BATCH; k++)
