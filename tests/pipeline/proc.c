@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fs.h"
 #include "base/mem.h"
@@ -107,12 +108,13 @@ void proc_done(struct proc *p)
 
 bool wait_until(bool (*condition)(void *), void *arg, int seconds)
 {
-    for (int i = 0; i < seconds * 50; i++) {
-        if (condition(arg))
-            return true;
+    int64_t end = rh_clock_ns() + seconds * INT64_C(1000000000);
+    while (!condition(arg)) {
+        if (rh_clock_ns() > end)
+            return false;
         sleep_ms(20);
     }
-    return false;
+    return true;
 }
 
 static bool command_line_has(const char *pid, const char *a, const char *b)

@@ -69,11 +69,24 @@ void run_start(const struct place *place, const char *name, const char *const se
 {
     char *output = place_path(place, name);
     char *state = rh_format("%s.state", output);
-    const char *argv[40] = {"roundhouse", "run", place->model, "--recipe", "tiny", "--output",
-                            output, "--state", state, "--set",
+    const char *argv[40] = {"roundhouse",
+                            "run",
+                            place->model,
+                            "--recipe",
+                            "tiny",
+                            "--output",
+                            output,
+                            "--state",
+                            state,
+                            "--set",
                             "calibration.dataset=" RH_SOURCE_DIR "/tests/data/nano-samples.jsonl",
-                            "--set", "quant.iters=6"};
-    int n = 13;
+                            "--set",
+                            "quant.iters=6",
+                            "--set",
+                            "calibration.nsamples=8",
+                            "--set",
+                            "calibration.seqlen=128"};
+    int n = 17;
     for (int i = 0; settings && settings[i]; i++) {
         argv[n++] = "--set";
         argv[n++] = settings[i];
@@ -160,8 +173,8 @@ struct rh_json *event_log(const struct place *place, const char *name)
     const struct rh_json *list = rh_json_get(jobs, "jobs");
     assert_int_equal(rh_json_count(list), 1);
     const char *id = rh_json_string(rh_json_get(rh_json_first(list), "id"));
-    struct rh_json *events = ask((const char *[]){"roundhouse", "show", id, "--events", "--json",
-                                                  "--state", state, NULL});
+    struct rh_json *events = ask(
+        (const char *[]){"roundhouse", "show", id, "--events", "--json", "--state", state, NULL});
     rh_json_free(jobs);
     rh_free(state);
     return events;

@@ -54,8 +54,8 @@ static void expect_five_processes(const struct rh_json *log)
     static const char *const ops[] = {"fetch", "calibrate", "tune", "pack", "publish"};
     int64_t pids[5];
     for (int i = 0; i < 5; i++) {
-        assert_true(rh_json_int(rh_json_get(find(log, "task.done", ops[i], -1, -1), "pid"),
-                                &pids[i]));
+        assert_true(
+            rh_json_int(rh_json_get(find(log, "task.done", ops[i], -1, -1), "pid"), &pids[i]));
         assert_true(pids[i] > 1);
         for (int j = 0; j < i; j++)
             assert_int_not_equal(pids[i], pids[j]);
@@ -112,32 +112,29 @@ static void the_number_of_threads_never_changes_a_byte(void **state)
     place_done(&place);
 }
 
-struct wanted {
-    const char *state;
-    const char *artifact;
-};
-
-static bool artifact_is_there(void *arg)
+/* Asks the running factory whether block 2 is under way. */
+static bool block_2_is_being_tuned(void *arg)
 {
-    const struct wanted *w = arg;
-    char *jobs = rh_fs_join(w->state, "jobs");
-    char **names = NULL;
-    size_t count = 0;
-    bool found = false;
-    if (rh_fs_list(jobs, &names, &count, NULL) == RH_OK && count > 0) {
-        char *path = rh_format("%s/%s/artifacts/%s", jobs, names[0], w->artifact);
-        found = rh_fs_exists(path);
-        rh_free(path);
+    const char *state_dir = arg;
+    struct proc p;
+    struct rh_json *jobs = NULL;
+    int64_t current = -1;
+    int64_t iter = 0;
+    proc_run(&p, 60, (const char *[]){"roundhouse", "list", "--json", "--state", state_dir, NULL});
+    if (p.status == 0 && rh_json_parse(p.out, strlen(p.out), "list", &jobs, NULL) == RH_OK) {
+        const struct rh_json *job = rh_json_first(rh_json_get(jobs, "jobs"));
+        (void)rh_json_int(rh_json_get(rh_json_get(job, "blocks"), "current"), &current);
+        (void)rh_json_int(rh_json_get(rh_json_get(job, "blocks"), "iter"), &iter);
     }
-    rh_fs_list_free(names, count);
-    rh_free(jobs);
-    return found;
+    rh_json_free(jobs);
+    proc_done(&p);
+    return current == 2 && iter > 0;
 }
 
 static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
 {
     (void)state;
-    static const char *const settings[] = {"quant.iters=40", NULL};
+    static const char *const settings[] = {"quant.iters=40", "quant.batch_size=2", NULL};
     struct place place;
     struct proc p;
     place_make(&place);
@@ -147,9 +144,7 @@ static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
 
     run_start(&place, "killed", settings, &p);
     char *job_state = place_path(&place, "killed.state");
-    struct wanted w = {job_state, "tune-00001"};
-    assert_true(wait_until(artifact_is_there, &w, 120));
-    sleep_ms(100);
+    assert_true(wait_until(block_2_is_being_tuned, job_state, 120));
     pid_t victim = find_process("rh-quantize", job_state);
     assert_true(victim > 0);
     assert_int_equal(kill(victim, SIGKILL), 0);
@@ -161,7 +156,9 @@ static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
     char *killed = weights_digest(&place, "killed");
     assert_string_equal(calm, killed);
     struct rh_json *log = event_log(&place, "killed");
-    find(log, "worker.gone", NULL, -1, -1);
+    const struct rh_json *lost = find(log, "task.lost", "tune", -1, -1);
+    assert_non_null(strstr(rh_json_string(rh_json_get(lost, "text")), "signal 9"));
+    expect_between(log, lost, 2);
     rh_json_free(log);
     rh_free(calm);
     rh_free(killed);
