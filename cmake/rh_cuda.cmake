@@ -21,7 +21,8 @@ endif()
 
 if(RH_CUDA_ON)
   if(NOT CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 80 90)
+    # 90a: the instructions of Hopper alone (wgmma); other GPUs take the PTX of 80.
+    set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
