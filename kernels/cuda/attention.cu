@@ -1,0 +1,175 @@
+#include "cuda/attention_tile.cuh"
+
+#include <math.h>
+
+#include "cuda/backend_cuda.h"
+#include "cuda/ops_cuda.h"
+
+/*
+ * Causal attention in one pass over the keys (FlashAttention: running maximum and sum of a row). A
+ * block has 128 queries of a head, a warp 16 of them with their outputs in registers; keys and
+ * values come in tiles, the next tile while this one is used.
+ */
+namespace
+{
+
+constexpr int BQ = 128, THREADS = 256;
+
+/* Row g of a warp's 16 is in elements 0 and 1 of an accumulator, row g + 8 in 2 and 3. */
+struct row_state {
+    float max[2], sum[2]; /* max of unscaled scores; sum over this lane's columns */
+};
+
+/* Scores become exp(score - max) in place; out is rescaled to the new maximum. */
+template <int D, int BK>
+__device__ __forceinline__ void softmax_step(float (*s)[4], float (*out)[4], row_state *row,
+                                             float factor)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float max = row->max[half];
+#pragma unroll
+        for (int j = 0; j < BK / 8; j++)
+            max = fmaxf(max, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+        max = fmaxf(max, __shfl_xor_sync(RH_FULL, max, 1));
+        max = fmaxf(max, __shfl_xor_sync(RH_FULL, max, 2));
+        const float decay = exp2f((row->max[half] - max) * factor);
+        const float shift = max * factor;
+        float sum = 0.0F;
+#pragma unroll
+        for (int j = 0; j < BK / 8; j++) {
+#pragma unroll
+            for (int i = 2 * half; i < 2 * half + 2; i++) {
+                s[j][i] = exp2f(fmaf(s[j][i], factor, -shift));
+                sum += s[j][i];
+            }
+        }
+        row->max[half] = max;
+        row->sum[half] = row->sum[half] * decay + sum;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            out[j][2 * half] *= decay;
+            out[j][2 * half + 1] *= decay;
+        }
+    }
+}
+
+/* Hides keys after the query. key: of column 0; query: of this lane's row g. */
+template <int BK> __device__ __forceinline__ void mask(float (*s)[4], int key, int query)
+{
+    const int column = key + (int)threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < BK / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (column + j * 8 + i % 2 > query + i / 2 * 8)
+                s[j][i] = -INFINITY;
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void store_rows(const rh_attention_shape &p, int b, int head, int first,
+                                           float (*out)[4], const row_state &row)
+{
+    const int lane = (int)threadIdx.x % RH_WARP;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = row.sum[half];
+        sum += __shfl_xor_sync(RH_FULL, sum, 1);
+        sum += __shfl_xor_sync(RH_FULL, sum, 2);
+        const float inverse = 1.0F / sum;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            out[j][2 * half] *= inverse;
+            out[j][2 * half + 1] *= inverse;
+        }
+        const int at = first + lane / 4 + half * 8;
+        if (lane % 4 == 0 && at < p.seq)
+            p.lse[((int64_t)b * p.heads + head) * p.seq + at] = row.max[half] * p.scale + logf(sum);
+    }
+    rh_warp_store<D / 8>(p.out + rh_query_at(p, b, first, head), (int64_t)p.heads * p.size,
+                         p.seq - first, p.size, out, 1.0F);
+}
+
+template <int D, int BK, bool WGMMA>
+__global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attention_shape p)
+{
+    constexpr int KEY_BYTES = BK * D * 2;
+    RH_SHARED(shared);
+    unsigned char *queries = rh_tile_base(shared);
+    unsigned char *ring = queries + BQ * D * 2; /* two of keys and values */
+
+    /* The longest rows first. */
+    const int pair = (int)blockIdx.x % (p.batch * p.heads);
+    const int tiles = (p.seq + BQ - 1) / BQ;
+    const int first = (tiles - 1 - (int)blockIdx.x / (p.batch * p.heads)) * BQ;
+    const int b = pair / p.heads, head = pair % p.heads;
+    const int kv_head = head / (p.heads / p.kv_heads);
+    const int keys = min(p.seq, first + BQ);
+
+    const auto load_keys = [&](int at) {
+        unsigned char *slot = ring + at / BK % 2 * (2 * KEY_BYTES);
+        rh_tile_load<BK, D, THREADS>(slot, p.k + rh_key_at(p, b, at, kv_head),
+                                     (int64_t)p.kv_heads * p.size, p.seq - at, p.size);
+        rh_tile_load<BK, D, THREADS>(slot + KEY_BYTES, p.v + rh_value_at(p, p.ldv, b, at, kv_head),
+                                     p.ldv, p.seq - at, p.size);
+    };
+
+    rh_tile_load<BQ, D, THREADS>(queries, p.q + rh_query_at(p, b, first, head),
+                                 (int64_t)p.heads * p.size, p.seq - first, p.size);
+    load_keys(0);
+    rh_cp_async_commit();
+
+    const int group = (int)threadIdx.x / 128 * 64; /* first row of the warpgroup */
+    const int row0 = first + (int)threadIdx.x / RH_WARP * 16;
+    float out[D / 8][4] = {};
+    row_state row = {{-INFINITY, -INFINITY}, {0.0F, 0.0F}};
+    for (int key = 0; key < keys; key += BK) {
+        rh_tiles_arrived<WGMMA>();
+        __syncthreads();
+        if (key + BK < keys)
+            load_keys(key + BK);
+        rh_cp_async_commit();
+        if (key > first + group + 63)
+            continue;
+        const unsigned char *slot = ring + key / BK % 2 * (2 * KEY_BYTES);
+        float s[BK / 8][4];
+        rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, slot);
+        rh_group_finish<WGMMA, BK>(s);
+        if (key + BK - 1 > row0)
+            mask<BK>(s, key, row0 + (int)threadIdx.x % RH_WARP / 4);
+        softmax_step<D, BK>(s, out, &row, p.scale * RH_LOG2E);
+        uint32_t f[BK / 16][4];
+#pragma unroll
+        for (int k = 0; k < BK / 16; k++)
+            rh_fragment(f[k], s[2 * k], s[2 * k + 1]);
+        rh_group_rn<WGMMA, D, BK>(out, f, slot + KEY_BYTES);
+        rh_group_finish<WGMMA, D>(out);
+    }
+    store_rows<D>(p, b, head, row0, out, row);
+}
+
+template <int D, int BK, bool WGMMA> void launch(struct rh_backend *b, const rh_attention_shape &p)
+{
+    const size_t shared = RH_TILE_ALIGN + BQ * D * 2 + 4 * BK * D * 2;
+    rh_cuda_check(b, rh_cuda_allow_shared(attention_forward<D, BK, WGMMA>, shared),
+                  "shared memory of attention");
+    RH_LAUNCH((attention_forward<D, BK, WGMMA>), (p.seq + BQ - 1) / BQ * p.batch * p.heads, THREADS,
+              shared, rh_cuda_stream(b), p);
+    rh_cuda_check(b, cudaGetLastError(), "attention");
+}
+
+} // namespace
+
+void rh_cuda_attention(struct rh_backend *b, const struct rh_attention *p)
+{
+    const rh_attention_shape shape = rh_attention_shape_of(p);
+    if (p->size <= 64)
+        launch<64, 64, false>(b, shape);
+    else if (p->size <= 128)
+        launch<128, 64, false>(b, shape);
+    else if (rh_cuda_has_wgmma())
+        launch<256, 64, true>(b, shape);
+    else
+        launch<256, 32, false>(b, shape);
+}

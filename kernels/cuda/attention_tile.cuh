@@ -1,0 +1,64 @@
+#ifndef RH_KERNELS_CUDA_ATTENTION_TILE_CUH
+#define RH_KERNELS_CUDA_ATTENTION_TILE_CUH
+
+#include "cuda/gemm_tile.cuh"
+
+#include "cuda/device_traits.h"
+#include "kernels/ops.h"
+
+/*
+ * What forward and backward share. Head sizes are multiples of 8 up to 256; a kernel is made for D
+ * = 64, 128 and 256 and pads a head with zeros. D = 256 has a second shape, with larger tiles, for
+ * the shared memory of sm_90 and for wgmma.
+ */
+struct rh_attention_shape {
+    int batch, seq, heads, kv_heads, size;
+    float scale;
+    const __nv_bfloat16 *q, *k, *v, *o, *d_o;
+    int64_t ldv, lddv;
+    float *lse;
+    __nv_bfloat16 *out, *dq, *dk, *dv;
+    /* Backward: [batch, heads, padded], lse * log2(e) and the row's sum of o * d_o; infinity and 0
+     * past seq. */
+    float2 *stats;
+    int padded;
+};
+
+#define RH_LOG2E 1.4426950408889634F
+
+inline rh_attention_shape rh_attention_shape_of(const struct rh_attention *p)
+{
+    rh_attention_shape s = {};
+    s.batch = (int)p->batch, s.seq = (int)p->seq;
+    s.heads = (int)p->heads, s.kv_heads = (int)p->kv_heads, s.size = (int)p->size;
+    s.scale = p->scale;
+    s.q = (const __nv_bfloat16 *)p->q, s.k = (const __nv_bfloat16 *)p->k;
+    s.v = (const __nv_bfloat16 *)p->v, s.o = (const __nv_bfloat16 *)p->o;
+    s.d_o = (const __nv_bfloat16 *)p->d_o;
+    s.ldv = p->ldv, s.lddv = p->lddv;
+    s.lse = p->lse;
+    s.out = (__nv_bfloat16 *)p->o, s.dq = (__nv_bfloat16 *)p->dq;
+    s.dk = (__nv_bfloat16 *)p->dk, s.dv = (__nv_bfloat16 *)p->dv;
+    s.padded = (s.seq + 63) / 64 * 64;
+    return s;
+}
+
+/* Elements from the tensor's start to (sequence, position, head). */
+__device__ __forceinline__ int64_t rh_query_at(const rh_attention_shape &p, int b, int at, int head)
+{
+    return (((int64_t)b * p.seq + at) * p.heads + head) * p.size;
+}
+
+__device__ __forceinline__ int64_t rh_key_at(const rh_attention_shape &p, int b, int at,
+                                             int kv_head)
+{
+    return (((int64_t)b * p.seq + at) * p.kv_heads + kv_head) * p.size;
+}
+
+__device__ __forceinline__ int64_t rh_value_at(const rh_attention_shape &p, int64_t ld, int b,
+                                               int at, int kv_head)
+{
+    return ((int64_t)b * p.seq + at) * ld + (int64_t)kv_head * p.size;
+}
+
+#endif
