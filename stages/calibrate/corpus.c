@@ -6,9 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/json.h"
 #include "base/mem.h"
 #include "base/sha256.h"
+#include "document.h"
 
 #define CHUNK          ((size_t)1 << 20)
 #define LINE_MAX_BYTES ((uint64_t)256 << 20)
@@ -178,40 +178,6 @@ static enum rh_rc read_line(const struct rh_corpus *c, const struct line *line, 
     return RH_OK;
 }
 
-/* Python's str.isspace(), as UTF-8 that ends at `end`; 0: the last character is none. */
-static size_t white_at_end(const char *text, size_t end)
-{
-    static const char *const wide[] = {
-        "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\x80", "\xE2\x80\x81",
-        "\xE2\x80\x82", "\xE2\x80\x83", "\xE2\x80\x84", "\xE2\x80\x85", "\xE2\x80\x86",
-        "\xE2\x80\x87", "\xE2\x80\x88", "\xE2\x80\x89", "\xE2\x80\x8A", "\xE2\x80\xA8",
-        "\xE2\x80\xA9", "\xE2\x80\xAF", "\xE2\x81\x9F", "\xE3\x80\x80"};
-    unsigned char last = end > 0 ? (unsigned char)text[end - 1] : 'x';
-    if ((last >= 9 && last <= 13) || (last >= 28 && last <= 32))
-        return 1;
-    for (size_t i = 0; i < sizeof wide / sizeof wide[0]; i++) {
-        size_t n = strlen(wide[i]);
-        if (n <= end && memcmp(text + end - n, wide[i], n) == 0)
-            return n;
-    }
-    return 0;
-}
-
-static const char *text_of(const struct rh_json *document)
-{
-    if (rh_json_type(document) == RH_JSON_OBJECT)
-        document =
-            rh_json_count(document) == 1 ? rh_json_first(document) : rh_json_get(document, "text");
-    return rh_json_string(document);
-}
-
-static enum rh_rc parse_line(const char *bytes, uint64_t size, const char *what,
-                             struct rh_json **out, struct rh_error *err)
-{
-    enum rh_rc rc = rh_json_parse(bytes, size, what, out, err);
-    return rc == RH_OK ? rc : rh_error_prefix(err, "calibration.dataset must be JSON Lines");
-}
-
 enum rh_rc rh_corpus_text(struct rh_corpus *c, int64_t index, char **out, size_t *out_size,
                           struct rh_error *err)
 {
@@ -225,25 +191,16 @@ enum rh_rc rh_corpus_text(struct rh_corpus *c, int64_t index, char **out, size_t
             c->path, (long long)line->number, (unsigned long long)line->size,
             (unsigned long long)LINE_MAX_BYTES);
     void *bytes = NULL;
-    struct rh_json *document = NULL;
     char *what = rh_format("%s line %lld", c->path, (long long)line->number);
     enum rh_rc rc = rh_try_alloc(line->size + 1, "a line of calibration text", &bytes, err);
     if (rc == RH_OK)
         rc = read_line(c, line, bytes, err);
     if (rc == RH_OK)
-        rc = parse_line(bytes, line->size, what, &document, err);
-    if (rc == RH_OK && !text_of(document))
-        rc = rh_fail(err, RH_ERR_FORMAT,
-                     "%s: no text; a line must be a string or an object with the member \"text\"",
-                     what);
+        rc = rh_document_from_json(bytes, line->size, what, out, err);
     if (rc == RH_OK) {
-        *out = rh_strdup(text_of(document));
-        *out_size = strlen(*out);
-        for (size_t n = white_at_end(*out, *out_size); n > 0; n = white_at_end(*out, *out_size))
-            *out_size -= n;
+        *out_size = rh_document_stripped(*out, strlen(*out));
         (*out)[*out_size] = '\0';
     }
-    rh_json_free(document);
     rh_free(bytes);
     rh_free(what);
     return rc;

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/strbuf.h"
 #include "daemon/daemon.h"
+#include "document.h"
 #include "text/tokenizer.h"
 
 #define CHUNK ((size_t)1 << 20)
@@ -30,21 +31,55 @@ static void print_ids(const struct rh_ids *ids, bool json)
     puts(json ? "]" : "");
 }
 
-static enum rh_rc tokenize(const char *path, const char *pattern, bool json, struct rh_error *err)
+struct command {
+    const char *json, *jsonl, *pattern; /* NULL: not given */
+    struct rh_tokenizer *tokenizer;
+    struct rh_ids ids;
+};
+
+static enum rh_rc tokenize_text(struct command *c, const char *text, size_t size,
+                                struct rh_error *err)
+{
+    c->ids.count = 0;
+    enum rh_rc rc = rh_tokenizer_encode(c->tokenizer, text, size, 0, &c->ids, err);
+    if (rc == RH_OK)
+        print_ids(&c->ids, c->json != NULL);
+    return rc;
+}
+
+/* A line of ids for every document. */
+static enum rh_rc tokenize_lines(struct command *c, const char *text, size_t size,
+                                 struct rh_error *err)
+{
+    enum rh_rc rc = RH_OK;
+    const char *end = text + size;
+    for (int64_t number = 1; rc == RH_OK && text < end; number++) {
+        const char *stop = memchr(text, '\n', (size_t)(end - text));
+        char *what = rh_format("line %" PRId64 " of standard input", number);
+        char *document = NULL;
+        stop = stop ? stop : end;
+        rc = rh_document_from_json(text, (size_t)(stop - text), what, &document, err);
+        if (rc == RH_OK)
+            rc = tokenize_text(c, document, strlen(document), err);
+        rh_free(document);
+        rh_free(what);
+        text = stop + 1;
+    }
+    return rc;
+}
+
+static enum rh_rc tokenize(struct command *c, const char *path, struct rh_error *err)
 {
     struct rh_strbuf text = {0};
-    struct rh_ids ids = {0};
-    struct rh_tokenizer *tokenizer = NULL;
-    enum rh_rc rc = rh_tokenizer_load(path, pattern, &tokenizer, err);
+    enum rh_rc rc = rh_tokenizer_load(path, c->pattern, &c->tokenizer, err);
     if (rc == RH_OK)
         rc = read_input(&text, err);
     if (rc == RH_OK)
-        rc = rh_tokenizer_encode(tokenizer, text.text ? text.text : "", text.size, 0, &ids, err);
-    if (rc == RH_OK)
-        print_ids(&ids, json);
-    rh_ids_done(&ids);
+        rc = (c->jsonl ? tokenize_lines : tokenize_text)(c, text.text ? text.text : "", text.size,
+                                                         err);
     rh_strbuf_done(&text);
-    rh_tokenizer_free(tokenizer);
+    rh_ids_done(&c->ids);
+    rh_tokenizer_free(c->tokenizer);
     return rc;
 }
 
@@ -52,16 +87,18 @@ int rh_tokenize_command(int argc, char **argv)
 {
     if (argc < 2 || strcmp(argv[1], "tokenize") != 0)
         return -1;
-    const char *json = NULL;
-    const char *pattern = NULL;
+    struct command command = {0};
     const char *path = NULL;
     int count = 0;
     const struct rh_option options[] = {
-        {.name = "json", .help = "print a JSON list", .value = &json},
+        {.name = "json", .help = "print a JSON list", .value = &command.json},
+        {.name = "jsonl",
+         .help = "the input is JSON Lines: a line of ids for each document",
+         .value = &command.jsonl},
         {.name = "pattern",
          .argument = "REGEX",
          .help = "split by this regex instead of the file's",
-         .value = &pattern},
+         .value = &command.pattern},
         {0},
     };
     struct rh_error err;
@@ -69,9 +106,9 @@ int rh_tokenize_command(int argc, char **argv)
     if (rc == RH_OK && count != 1)
         rc = rh_fail(
             &err, RH_ERR_ARGUMENT,
-            "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--pattern REGEX] < TEXT");
+            "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--jsonl] [--pattern REGEX] < TEXT");
     if (rc == RH_OK)
-        rc = tokenize(path, pattern, json != NULL, &err);
+        rc = tokenize(&command, path, &err);
     if (rc == RH_OK)
         return RH_EXIT_OK;
     fprintf(stderr, "roundhouse: %s\n", err.message);

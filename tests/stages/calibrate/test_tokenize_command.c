@@ -47,6 +47,19 @@ static void ids_are_a_list_when_json_is_asked_for(void **state)
     assert_string_equal(out, "[]\n");
 }
 
+static void every_line_of_json_lines_has_its_ids(void **state)
+{
+    (void)state;
+    char out[256];
+    static const char lines[] = "{\"text\": \"Hi\"}\n\"<|im_end|>\"\n\"\"";
+    assert_int_equal(tokenize("'" NANO "' --jsonl", lines, out, sizeof out), 0);
+    assert_string_equal(out, "39 72\n2042\n\n");
+    assert_int_equal(tokenize("'" NANO "' --jsonl --json", lines, out, sizeof out), 0);
+    assert_string_equal(out, "[39, 72]\n[2042]\n[]\n");
+    assert_int_not_equal(tokenize("'" NANO "' --jsonl", "\"a\"\nb\n", out, sizeof out), 0);
+    assert_non_null(strstr(out, "line 2 of standard input"));
+}
+
 static void mistakes_are_told(void **state)
 {
     (void)state;
@@ -66,6 +79,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_printed),
         cmocka_unit_test(ids_are_a_list_when_json_is_asked_for),
+        cmocka_unit_test(every_line_of_json_lines_has_its_ids),
         cmocka_unit_test(mistakes_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
