@@ -104,9 +104,9 @@ int rh_tokenize_command(int argc, char **argv)
     struct rh_error err;
     enum rh_rc rc = rh_options_parse(argc - 1, argv + 1, options, &path, 1, &count, &err);
     if (rc == RH_OK && count != 1)
-        rc = rh_fail(
-            &err, RH_ERR_ARGUMENT,
-            "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--jsonl] [--pattern REGEX] < TEXT");
+        rc = rh_fail(&err, RH_ERR_ARGUMENT,
+                     "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--jsonl] [--pattern "
+                     "REGEX] < TEXT");
     if (rc == RH_OK)
         rc = tokenize(&command, path, &err);
     if (rc == RH_OK)
