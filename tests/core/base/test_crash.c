@@ -38,6 +38,8 @@ static void a_crash_point_kills_at_the_nth_visit(void **state)
     assert_int_equal(visit_twice("here:3"), 0);
     assert_int_equal(visit_twice("her"), 0);
     assert_int_equal(visit_twice("here2"), 0);
+    assert_int_equal(visit_twice("nowhere,here:2"), SIGKILL);
+    assert_int_equal(visit_twice("here:3,elsewhere:2"), 0);
 }
 
 static void with_a_file_it_kills_only_once(void **state)
