@@ -2,6 +2,7 @@
 #define RH_KERNELS_CUDA_DEVICE_CUH
 
 #include <cstdint>
+#include <initializer_list>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -66,14 +67,16 @@ __device__ __forceinline__ uint32_t rh_bf16_pair(float low, float high)
            (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
 }
 
-/* W neighbouring elements as floats: 8 in 16-byte accesses (aligned to 16 bytes), or 1 for sizes that allow
- * no more. */
+/*
+ * W neighbouring elements as floats, W = 8 or 4 in accesses of 16 or 8 bytes of bf16 (and 16 of float), or 1
+ * where sizes or addresses allow no more; rh_aligned() tells. raw: as they stand in memory.
+ */
 template <int W> struct rh_span;
 
 template <> struct rh_span<8> {
-    static __device__ __forceinline__ void load(float out[8], const __nv_bfloat16 *from)
+    typedef uint4 raw;
+    static __device__ __forceinline__ void unpack(float out[8], const raw &v)
     {
-        const uint4 v = *reinterpret_cast<const uint4 *>(from);
         const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -88,31 +91,97 @@ template <> struct rh_span<8> {
         out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
         out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
     }
-    static __device__ __forceinline__ void store(__nv_bfloat16 *to, const float in[8])
+    static __device__ __forceinline__ raw pack(const float in[8])
     {
-        uint4 v;
+        raw v;
         v.x = rh_bf16_pair(in[0], in[1]);
         v.y = rh_bf16_pair(in[2], in[3]);
         v.z = rh_bf16_pair(in[4], in[5]);
         v.w = rh_bf16_pair(in[6], in[7]);
-        *reinterpret_cast<uint4 *>(to) = v;
+        return v;
+    }
+    static __device__ __forceinline__ raw fetch(const __nv_bfloat16 *from)
+    {
+        return *reinterpret_cast<const raw *>(from);
+    }
+    static __device__ __forceinline__ void load(float out[8], const __nv_bfloat16 *from)
+    {
+        unpack(out, fetch(from));
+    }
+    static __device__ __forceinline__ void store(__nv_bfloat16 *to, const float in[8])
+    {
+        *reinterpret_cast<raw *>(to) = pack(in);
+    }
+};
+
+template <> struct rh_span<4> {
+    typedef uint2 raw;
+    static __device__ __forceinline__ void unpack(float out[4], const raw &v)
+    {
+        out[0] = rh_bf16_low(v.x), out[1] = rh_bf16_high(v.x);
+        out[2] = rh_bf16_low(v.y), out[3] = rh_bf16_high(v.y);
+    }
+    static __device__ __forceinline__ void load(float out[4], const float *from)
+    {
+        const float4 a = *reinterpret_cast<const float4 *>(from);
+        out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+    }
+    static __device__ __forceinline__ raw fetch(const __nv_bfloat16 *from)
+    {
+        return *reinterpret_cast<const raw *>(from);
+    }
+    static __device__ __forceinline__ void load(float out[4], const __nv_bfloat16 *from)
+    {
+        unpack(out, fetch(from));
+    }
+    static __device__ __forceinline__ void store(__nv_bfloat16 *to, const float in[4])
+    {
+        raw v;
+        v.x = rh_bf16_pair(in[0], in[1]);
+        v.y = rh_bf16_pair(in[2], in[3]);
+        *reinterpret_cast<raw *>(to) = v;
     }
 };
 
 template <> struct rh_span<1> {
-    static __device__ __forceinline__ void load(float out[1], const __nv_bfloat16 *from)
+    typedef __nv_bfloat16 raw;
+    static __device__ __forceinline__ void unpack(float out[1], const raw &v)
     {
-        out[0] = __bfloat162float(*from);
+        out[0] = __bfloat162float(v);
     }
     static __device__ __forceinline__ void load(float out[1], const float *from)
     {
         out[0] = *from;
+    }
+    static __device__ __forceinline__ raw fetch(const __nv_bfloat16 *from)
+    {
+        return *from;
+    }
+    static __device__ __forceinline__ void load(float out[1], const __nv_bfloat16 *from)
+    {
+        unpack(out, fetch(from));
     }
     static __device__ __forceinline__ void store(__nv_bfloat16 *to, const float in[1])
     {
         *to = __float2bfloat16_rn(in[0]);
     }
 };
+
+/* Whether spans of `width` elements fit: all sizes and strides are multiples of it, all addresses (NULL too)
+ * of 16 bytes. */
+inline bool rh_aligned(int width, std::initializer_list<int64_t> sizes,
+                       std::initializer_list<const void *> addresses)
+{
+    for (int64_t size : sizes) {
+        if (size % width != 0)
+            return false;
+    }
+    for (const void *address : addresses) {
+        if ((uintptr_t)address % 16 != 0)
+            return false;
+    }
+    return true;
+}
 
 /* 1 / (1 + exp(-x)); right for any finite x. */
 __device__ __forceinline__ float rh_sigmoid(float x)
@@ -126,7 +195,49 @@ __device__ __forceinline__ float rh_round_bf16(float x)
     return __bfloat162float(__float2bfloat16_rn(x));
 }
 
-/* Blocks for a grid-stride loop over `items`: enough to fill any GPU a few times. */
+/*
+ * Work on rows cut into spans, without divisions: a block of RH_ROW_THREADS threads, x along a row, y over
+ * rows. rh_row_grid() blocks of them cover all rows; a thread begins at (threadIdx.x, rh_row_index()) and goes
+ * on in steps of blockDim.x spans.
+ */
+#define RH_ROW_THREADS 256
+
+inline dim3 rh_row_block(int64_t spans)
+{
+    unsigned x = 1;
+    while (x < spans && x < RH_ROW_THREADS)
+        x *= 2;
+    return dim3(x, RH_ROW_THREADS / x);
+}
+
+inline unsigned rh_row_grid(int64_t rows, int64_t spans)
+{
+    const int64_t each = rh_row_block(spans).y;
+    return (unsigned)((rows + each - 1) / each);
+}
+
+__device__ __forceinline__ int64_t rh_row_index()
+{
+    return (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+}
+
+/* The same for a warp per row: blocks of RH_ROW_THREADS threads, the row of the calling warp. */
+inline unsigned rh_warp_grid(int64_t rows)
+{
+    return (unsigned)((rows + RH_ROW_THREADS / RH_WARP - 1) / (RH_ROW_THREADS / RH_WARP));
+}
+
+__device__ __forceinline__ int64_t rh_warp_index()
+{
+    return (int64_t)blockIdx.x * (RH_ROW_THREADS / RH_WARP) + threadIdx.x / RH_WARP;
+}
+
+__device__ __forceinline__ int rh_lane()
+{
+    return (int)(threadIdx.x % RH_WARP);
+}
+
+/* Blocks of a grid-stride loop over `items`: enough to fill any GPU a few times. */
 inline unsigned rh_blocks(int64_t items, int items_per_block)
 {
     const int64_t blocks = (items + items_per_block - 1) / items_per_block;

@@ -36,6 +36,15 @@ void rh_cuda_swiglu_backward(struct rh_backend *b, const struct rh_swiglu *p);
 void rh_cuda_combine(struct rh_backend *b, const struct rh_combine *p);
 void rh_cuda_combine_backward(struct rh_backend *b, const struct rh_combine *p);
 void rh_cuda_mse(struct rh_backend *b, const struct rh_mse *p);
+void rh_cuda_gather_rows(struct rh_backend *b, const struct rh_gather_rows *p);
+void rh_cuda_count_tokens(struct rh_backend *b, const struct rh_count_tokens *p);
+void rh_cuda_sum_gradients(struct rh_backend *b, const struct rh_sum_gradients *p);
+void rh_cuda_judge(struct rh_backend *b, const struct rh_judge *p);
+void rh_cuda_fake_quant_start(struct rh_backend *b, const struct rh_quantizer *q);
+void rh_cuda_fake_quant_advance(struct rh_backend *b, const struct rh_quantizer *q);
+void rh_cuda_fake_quant_restore(struct rh_backend *b, const struct rh_quantizer *q);
+
+extern const struct rh_ops rh_ops_cuda;
 
 #ifdef __cplusplus
 }

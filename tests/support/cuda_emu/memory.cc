@@ -32,6 +32,11 @@ static cudaError_t last_error;
 struct area {
     size_t bytes, padded;
 };
+static std::map<const unsigned char *, size_t> &pinned() /* host memory that a GPU may touch */
+{
+    static std::map<const unsigned char *, size_t> map;
+    return map;
+}
 static std::map<size_t, area> &areas() /* by offset */
 {
     static std::map<size_t, area> map;
@@ -237,9 +242,19 @@ bool rh_emu_is_device(const void *memory, size_t bytes)
     return at + bytes <= after->first + after->second.bytes;
 }
 
+static bool is_pinned(const void *memory)
+{
+    std::lock_guard<std::recursive_mutex> hold(rh_emu_lock);
+    auto after = pinned().upper_bound((const unsigned char *)memory);
+    if (after == pinned().begin())
+        return false;
+    --after;
+    return (const unsigned char *)memory < after->first + after->second;
+}
+
 void rh_emu_check_pointer(const char *name, const void *pointer)
 {
-    if (pointer && !rh_emu_is_device(pointer, 0))
+    if (pointer && !rh_emu_is_device(pointer, 0) && !is_pinned(pointer))
         rh_emu_die("%s: %p is not device memory", name, pointer);
 }
 
@@ -252,23 +267,30 @@ static bool in_arena(const void *memory)
 cudaError_t rh_emu_malloc_host(void **memory, size_t bytes)
 {
     *memory = malloc(bytes);
-    return answer(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+    if (!*memory)
+        return answer(cudaErrorMemoryAllocation);
+    return cudaHostRegister(*memory, bytes, cudaHostRegisterDefault);
 }
 
 cudaError_t cudaFreeHost(void *memory)
 {
+    cudaError_t error = cudaHostUnregister(memory);
     free(memory);
+    return error;
+}
+
+cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned)
+{
+    std::lock_guard<std::recursive_mutex> hold(rh_emu_lock);
+    pinned()[(const unsigned char *)memory] = bytes;
     return answer(cudaSuccess);
 }
 
-cudaError_t cudaHostRegister(void *, size_t, unsigned)
+cudaError_t cudaHostUnregister(void *memory)
 {
-    return answer(cudaSuccess);
-}
-
-cudaError_t cudaHostUnregister(void *)
-{
-    return answer(cudaSuccess);
+    std::lock_guard<std::recursive_mutex> hold(rh_emu_lock);
+    size_t erased = pinned().erase((const unsigned char *)memory);
+    return answer(erased || !memory ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
