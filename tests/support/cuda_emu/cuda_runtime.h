@@ -51,6 +51,7 @@ enum cudaDeviceAttr {
 #define cudaEventDisableTiming 2U
 #define cudaHostAllocDefault   0U
 #define cudaHostRegisterDefault 0U
+#define cudaEventBlockingSync  1U
 
 typedef struct rh_emu_stream *cudaStream_t;
 typedef struct rh_emu_event *cudaEvent_t;
