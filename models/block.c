@@ -5,9 +5,9 @@
 #include "base/mem.h"
 #include "block_private.h"
 
-enum rh_rc rh_block_new(struct rh_backend *backend, const struct rh_model_config *config,
-                        const struct rh_unit *unit, const struct rh_safetensors *weights,
-                        struct rh_block **out, struct rh_error *err)
+enum rh_rc rh_block_new_from(struct rh_backend *backend, const struct rh_model_config *config,
+                             const struct rh_unit *unit, const struct rh_tensor_source *source,
+                             struct rh_block **out, struct rh_error *err)
 {
     *out = NULL;
     struct rh_block *b = rh_alloc(sizeof *b);
@@ -17,7 +17,7 @@ enum rh_rc rh_block_new(struct rh_backend *backend, const struct rh_model_config
     b->config = config;
     b->mixer = unit->mixer;
     rh_block_measure(b);
-    enum rh_rc rc = rh_block_load(b, unit, unit->prefix, weights, err);
+    enum rh_rc rc = rh_block_load(b, unit, unit->prefix, source, err);
     if (rc != RH_OK) {
         rh_block_free(b);
         return rh_error_prefix(err, "loading %s", unit->name);

@@ -35,8 +35,24 @@ struct rh_block_arenas {
 
 enum rh_weights { RH_WEIGHTS_SOURCE, RH_WEIGHTS_QUANTIZED };
 
-/* `weights` is the unit's tensors.safetensors (source names and dtypes). Uses the queue of the
- * backend for nothing: another thread may load a block while this one computes. */
+/* Where the tensors of a unit come from, source names and dtypes; thread safe. */
+struct rh_tensor_source {
+    const char *what; /* names it in errors */
+    const struct rh_tensor_info *(*find)(const void *arg, const char *name); /* NULL: absent */
+    /* Bytes [begin, begin + size) of the tensor's data. */
+    enum rh_rc (*read)(const void *arg, const struct rh_tensor_info *tensor, uint64_t begin,
+                       uint64_t size, void *buffer, struct rh_error *err);
+    const void *arg;
+};
+
+/* Uses the queue of the backend for nothing: another thread may load a block while this one
+ * computes. */
+RH_MUST_USE enum rh_rc rh_block_new_from(struct rh_backend *backend,
+                                         const struct rh_model_config *config,
+                                         const struct rh_unit *unit,
+                                         const struct rh_tensor_source *source,
+                                         struct rh_block **out, struct rh_error *err);
+/* The same from the unit's tensors.safetensors. */
 RH_MUST_USE enum rh_rc rh_block_new(struct rh_backend *backend,
                                     const struct rh_model_config *config, const struct rh_unit *unit,
                                     const struct rh_safetensors *weights, struct rh_block **out,

@@ -89,7 +89,7 @@ static inline void *rh_at(const struct rh_block *b, const void *base, int64_t co
 void rh_block_measure(struct rh_block *block);
 int64_t rh_block_vector_bytes(const struct rh_sizes *n);
 RH_MUST_USE enum rh_rc rh_block_load(struct rh_block *block, const struct rh_unit *unit,
-                                     const char *prefix, const struct rh_safetensors *weights,
+                                     const char *prefix, const struct rh_tensor_source *source,
                                      struct rh_error *err);
 /* Parts; all read the block's last-forward members. */
 void rh_full_attention_forward(struct rh_block *block);

@@ -107,27 +107,26 @@ static bool readable(enum rh_dtype dtype)
     return dtype == RH_BF16 || dtype == RH_F16 || dtype == RH_F32;
 }
 
-static enum rh_rc find(const struct rh_safetensors *weights, const char *name, int64_t count,
+static enum rh_rc find(const struct rh_tensor_source *source, const char *name, int64_t count,
                        const struct rh_tensor_info **out, struct rh_error *err)
 {
-    const struct rh_tensor_info *info = rh_safetensors_find(weights, name);
+    const struct rh_tensor_info *info = source->find(source->arg, name);
     *out = info;
     if (!info)
-        return rh_fail(err, RH_ERR_NOT_FOUND, "%s has no tensor %s",
-                       rh_safetensors_path(weights), name);
+        return rh_fail(err, RH_ERR_NOT_FOUND, "%s has no tensor %s", source->what, name);
     if (!readable(info->dtype))
         return rh_fail(err, RH_ERR_DTYPE, "%s: %s is %s; weights must be BF16, F16 or F32",
-                       rh_safetensors_path(weights), name, rh_dtype_name(info->dtype));
+                       source->what, name, rh_dtype_name(info->dtype));
     if (count > rh_tensor_elements(info))
-        return rh_fail(err, RH_ERR_SHAPE, "%s: %s is smaller than the config says",
-                       rh_safetensors_path(weights), name);
+        return rh_fail(err, RH_ERR_SHAPE, "%s: %s is smaller than the config says", source->what,
+                       name);
     return RH_OK;
 }
 
 /* What the matrices of one block pass through. */
 struct loader {
     struct rh_block *block;
-    const struct rh_safetensors *weights;
+    const struct rh_tensor_source *source;
     void *piece;   /* PIECE bytes that the backend reaches directly */
     float *floats; /* as many elements as a piece has at most */
     int64_t loaded;
@@ -152,15 +151,15 @@ static enum rh_rc load_matrix(const struct loader *l, const char *name, int64_t 
 {
     const struct rh_block *b = l->block;
     const struct rh_tensor_info *info = NULL;
-    enum rh_rc rc = find(l->weights, name, first + count, &info, err);
+    enum rh_rc rc = find(l->source, name, first + count, &info, err);
     if (rc != RH_OK)
         return rc;
     uint64_t size = rh_dtype_size(info->dtype);
     for (int64_t done = 0; done < count && rc == RH_OK;) {
         int64_t n = (int64_t)(PIECE / size);
         n = n < count - done ? n : count - done;
-        rc = rh_safetensors_read(l->weights, info, (uint64_t)(first + done) * size,
-                                 (uint64_t)n * size, l->piece, err);
+        rc = l->source->read(l->source->arg, info, (uint64_t)(first + done) * size,
+                             (uint64_t)n * size, l->piece, err);
         if (rc == RH_OK)
             rc = rh_backend_upload(b->backend, rh_at(b, b->weights, at + done),
                                    convert(l, info->dtype, (size_t)n), (size_t)n * b->element, err);
@@ -170,16 +169,16 @@ static enum rh_rc load_matrix(const struct loader *l, const char *name, int64_t 
 }
 
 /* A whole tensor as float in host memory. */
-static enum rh_rc read_vector(const struct rh_safetensors *weights, const char *prefix,
+static enum rh_rc read_vector(const struct rh_tensor_source *source, const char *prefix,
                               const char *name, int64_t count, float *out, struct rh_error *err)
 {
     const struct rh_tensor_info *info = NULL;
     char *full = rh_format("%s%s", prefix, name);
-    enum rh_rc rc = find(weights, full, count, &info, err);
+    enum rh_rc rc = find(source, full, count, &info, err);
     if (rc == RH_OK) {
         uint64_t bytes = (uint64_t)count * rh_dtype_size(info->dtype);
         void *raw = rh_alloc((size_t)bytes);
-        rc = rh_safetensors_read(weights, info, 0, bytes, raw, err);
+        rc = source->read(source->arg, info, 0, bytes, raw, err);
         if (rc == RH_OK)
             rh_to_f32(info->dtype, raw, out, (size_t)count);
         rh_free(raw);
@@ -204,41 +203,41 @@ static void turn(const float *in, int64_t rows, int64_t columns, float *out)
 }
 
 static enum rh_rc read_linear_vectors(const struct rh_block *b, const char *prefix,
-                                      const struct rh_safetensors *weights,
+                                      const struct rh_tensor_source *source,
                                       const struct rh_vectors *v, struct rh_error *err)
 {
     const struct rh_sizes *n = &b->n;
     float *conv = rh_alloc_array((size_t)(n->qkv * n->taps), sizeof *conv);
-    enum rh_rc rc = read_vector(weights, prefix, "linear_attn.conv1d.weight", n->qkv * n->taps, conv,
+    enum rh_rc rc = read_vector(source, prefix, "linear_attn.conv1d.weight", n->qkv * n->taps, conv,
                                 err);
     if (rc == RH_OK)
         turn(conv, n->qkv, n->taps, v->conv);
     rh_free(conv);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "linear_attn.A_log", n->value_heads, v->a_log, err);
+        rc = read_vector(source, prefix, "linear_attn.A_log", n->value_heads, v->a_log, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "linear_attn.dt_bias", n->value_heads, v->dt_bias, err);
+        rc = read_vector(source, prefix, "linear_attn.dt_bias", n->value_heads, v->dt_bias, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "linear_attn.norm.weight", n->value_size, v->norm, err);
+        rc = read_vector(source, prefix, "linear_attn.norm.weight", n->value_size, v->norm, err);
     return rc;
 }
 
 static enum rh_rc read_vectors(const struct rh_block *b, const char *prefix,
-                               const struct rh_safetensors *weights, const struct rh_vectors *v,
+                               const struct rh_tensor_source *source, const struct rh_vectors *v,
                                struct rh_error *err)
 {
     const struct rh_sizes *n = &b->n;
-    enum rh_rc rc = read_vector(weights, prefix, "input_layernorm.weight", n->hidden, v->input_norm,
+    enum rh_rc rc = read_vector(source, prefix, "input_layernorm.weight", n->hidden, v->input_norm,
                                 err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "post_attention_layernorm.weight", n->hidden,
+        rc = read_vector(source, prefix, "post_attention_layernorm.weight", n->hidden,
                          v->post_norm, err);
     if (rc == RH_OK && b->mixer == RH_MIXER_LINEAR_ATTENTION)
-        return read_linear_vectors(b, prefix, weights, v, err);
+        return read_linear_vectors(b, prefix, source, v, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "self_attn.q_norm.weight", n->head_size, v->q_norm, err);
+        rc = read_vector(source, prefix, "self_attn.q_norm.weight", n->head_size, v->q_norm, err);
     if (rc == RH_OK)
-        rc = read_vector(weights, prefix, "self_attn.k_norm.weight", n->head_size, v->k_norm, err);
+        rc = read_vector(source, prefix, "self_attn.k_norm.weight", n->head_size, v->k_norm, err);
     return rc;
 }
 
@@ -265,7 +264,7 @@ int64_t rh_block_vector_bytes(const struct rh_sizes *n)
 }
 
 static enum rh_rc load_vectors(struct rh_block *b, const char *prefix,
-                               const struct rh_safetensors *weights, struct rh_error *err)
+                               const struct rh_tensor_source *source, struct rh_error *err)
 {
     size_t bytes = (size_t)rh_block_vector_bytes(&b->n);
     enum rh_rc rc = rh_backend_alloc(b->backend, bytes, "norms of a block", &b->vector_memory, err);
@@ -275,7 +274,7 @@ static enum rh_rc load_vectors(struct rh_block *b, const char *prefix,
     float *memory = rh_alloc(bytes);
     place_vectors(&b->n, memory, &host);
     int64_t count = place_vectors(&b->n, b->vector_memory, &b->v);
-    rc = read_vectors(b, prefix, weights, &host, err);
+    rc = read_vectors(b, prefix, source, &host, err);
     if (rc == RH_OK)
         rc = rh_backend_upload(b->backend, b->vector_memory, memory, (size_t)count * sizeof *memory,
                                err);
@@ -303,9 +302,9 @@ static enum rh_rc load_linear(struct loader *l, const struct rh_linear *linear, 
 }
 
 static enum rh_rc load_matrices(struct rh_block *b, const struct rh_unit *unit, const char *prefix,
-                                const struct rh_safetensors *weights, struct rh_error *err)
+                                const struct rh_tensor_source *source, struct rh_error *err)
 {
-    struct loader l = {.block = b, .weights = weights};
+    struct loader l = {.block = b, .source = source};
     enum rh_rc rc = rh_backend_alloc_host(b->backend, PIECE, "piece of a tensor", &l.piece, err);
     if (rc != RH_OK)
         return rc;
@@ -314,7 +313,7 @@ static enum rh_rc load_matrices(struct rh_block *b, const struct rh_unit *unit, 
         rc = load_linear(&l, &unit->linears[i], prefix, err);
     if (rc == RH_OK && l.loaded != b->at.total)
         rc = rh_fail(err, RH_ERR_SHAPE, "%s: the linears of %s have %" PRId64
-                     " weights, the config says %" PRId64, rh_safetensors_path(weights), unit->name,
+                     " weights, the config says %" PRId64, source->what, unit->name,
                      l.loaded, b->at.total);
     rh_free(l.floats);
     rh_backend_release_host(b->backend, l.piece);
@@ -322,13 +321,33 @@ static enum rh_rc load_matrices(struct rh_block *b, const struct rh_unit *unit, 
 }
 
 enum rh_rc rh_block_load(struct rh_block *b, const struct rh_unit *unit, const char *prefix,
-                         const struct rh_safetensors *weights, struct rh_error *err)
+                         const struct rh_tensor_source *source, struct rh_error *err)
 {
     b->linears = rh_alloc_array(unit->linear_count, sizeof *b->linears);
     enum rh_rc rc = rh_backend_alloc(b->backend, (size_t)b->at.total * b->element,
                                      "weights of a block", &b->weights, err);
     b->arenas = (struct rh_block_arenas){.elements = b->at.total, .weights = b->weights};
     if (rc == RH_OK)
-        rc = load_matrices(b, unit, prefix, weights, err);
-    return rc == RH_OK ? load_vectors(b, prefix, weights, err) : rc;
+        rc = load_matrices(b, unit, prefix, source, err);
+    return rc == RH_OK ? load_vectors(b, prefix, source, err) : rc;
+}
+
+static const struct rh_tensor_info *find_in_file(const void *file, const char *name)
+{
+    return rh_safetensors_find(file, name);
+}
+
+static enum rh_rc read_file(const void *file, const struct rh_tensor_info *tensor, uint64_t begin,
+                            uint64_t size, void *buffer, struct rh_error *err)
+{
+    return rh_safetensors_read(file, tensor, begin, size, buffer, err);
+}
+
+enum rh_rc rh_block_new(struct rh_backend *backend, const struct rh_model_config *config,
+                        const struct rh_unit *unit, const struct rh_safetensors *weights,
+                        struct rh_block **out, struct rh_error *err)
+{
+    struct rh_tensor_source source = {rh_safetensors_path(weights), find_in_file, read_file,
+                                      weights};
+    return rh_block_new_from(backend, config, unit, &source, out, err);
 }
