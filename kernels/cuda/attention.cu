@@ -20,11 +20,12 @@ struct row_state {
     float max[2], sum[2]; /* max of unscaled scores; sum over this lane's columns */
 };
 
-/* Scores become exp(score - max) in place; out is rescaled to the new maximum. */
+/* Scores become exp(score - max) in place; out is rescaled where a maximum has grown. */
 template <int D, int BK>
 __device__ __forceinline__ void softmax_step(float (*s)[4], float (*out)[4], row_state *row,
                                              float factor)
 {
+    float decay[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float max = row->max[half];
@@ -33,24 +34,27 @@ __device__ __forceinline__ void softmax_step(float (*s)[4], float (*out)[4], row
             max = fmaxf(max, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
         max = fmaxf(max, __shfl_xor_sync(RH_FULL, max, 1));
         max = fmaxf(max, __shfl_xor_sync(RH_FULL, max, 2));
-        const float decay = exp2f((row->max[half] - max) * factor);
+        decay[half] = rh_exp2((row->max[half] - max) * factor);
         const float shift = max * factor;
         float sum = 0.0F;
 #pragma unroll
         for (int j = 0; j < BK / 8; j++) {
 #pragma unroll
             for (int i = 2 * half; i < 2 * half + 2; i++) {
-                s[j][i] = exp2f(fmaf(s[j][i], factor, -shift));
+                s[j][i] = rh_exp2(fmaf(s[j][i], factor, -shift));
                 sum += s[j][i];
             }
         }
         row->max[half] = max;
-        row->sum[half] = row->sum[half] * decay + sum;
+        row->sum[half] = row->sum[half] * decay[half] + sum;
+    }
+    if (!__any_sync(RH_FULL, decay[0] != 1.0F || decay[1] != 1.0F))
+        return;
 #pragma unroll
-        for (int j = 0; j < D / 8; j++) {
-            out[j][2 * half] *= decay;
-            out[j][2 * half + 1] *= decay;
-        }
+    for (int j = 0; j < D / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            out[j][i] *= decay[i / 2];
     }
 }
 
@@ -92,7 +96,7 @@ __device__ __forceinline__ void store_rows(const rh_attention_shape &p, int b, i
 }
 
 template <int D, int BK, bool WGMMA>
-__global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attention_shape p)
+__device__ __forceinline__ void forward_block(const rh_attention_shape &p)
 {
     constexpr int KEY_BYTES = BK * D * 2;
     RH_SHARED(shared);
@@ -120,7 +124,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attenti
     load_keys(0);
     rh_cp_async_commit();
 
-    const int group = (int)threadIdx.x / 128 * 64; /* first row of the warpgroup */
+    const int group = rh_warpgroup() * 64; /* first row of the warpgroup */
     const int row0 = first + (int)threadIdx.x / RH_WARP * 16;
     float out[D / 8][4] = {};
     row_state row = {{-INFINITY, -INFINITY}, {0.0F, 0.0F}};
@@ -147,6 +151,13 @@ __global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attenti
         rh_group_finish<WGMMA, D>(out);
     }
     store_rows<D>(p, b, head, row0, out, row);
+}
+
+template <int D, int BK, bool WGMMA>
+__global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attention_shape p)
+{
+    if constexpr (!(WGMMA && RH_BEFORE_SM90))
+        forward_block<D, BK, WGMMA>(p);
 }
 
 template <int D, int BK, bool WGMMA> void launch(struct rh_backend *b, const rh_attention_shape &p)

@@ -2,6 +2,7 @@
 #define RH_KERNELS_CUDA_DEVICE_CUH
 
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 
 #include <cuda_bf16.h>
@@ -63,8 +64,10 @@ __device__ __forceinline__ float rh_bf16_high(uint32_t pair)
 
 __device__ __forceinline__ uint32_t rh_bf16_pair(float low, float high)
 {
-    return (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(low)) |
-           (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high); /* one instruction */
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
 }
 
 /*

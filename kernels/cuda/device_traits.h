@@ -23,8 +23,17 @@ static inline int rh_cuda_multiprocessors(void)
 /* Set by tests that compare the wgmma kernels with their mma.sync twins. */
 extern bool rh_cuda_forbid_wgmma;
 
+/* Whether kernels that ask for wgmma may be launched: on sm_90, and built for it. */
 static inline bool rh_cuda_has_wgmma(void)
 {
+#ifdef __CUDA_ARCH_LIST__
+    constexpr int built[] = {__CUDA_ARCH_LIST__};
+    bool found = false;
+    for (int arch : built)
+        found = found || arch == 900;
+    if (!found)
+        return false;
+#endif
     return !rh_cuda_forbid_wgmma && rh_cuda_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
 }
 

@@ -239,12 +239,12 @@ __device__ __forceinline__ void run_mma(const grouped &g, const plan &p, unsigne
 /* ---- wgmma: a warpgroup owns 64 x 256 ---- */
 
 template <int FORM>
-__device__ __forceinline__ void start_stage(float (*acc)[4], const unsigned char *stage, bool add)
+__device__ __forceinline__ void start_stage(float (*acc)[4], const unsigned char *stage,
+                                            int warpgroup, bool add)
 {
     constexpr int TRANS_A = FORM == RH_TN, TRANS_B = FORM != RH_NT;
-    const unsigned char *a = stage + threadIdx.x / 128 * (64 * 128);
-    const uint64_t ma = rh_wgmma_matrix(a, 64 * 128);
-    const uint64_t mb = rh_wgmma_matrix(stage + A_BYTES, 64 * 128);
+    const uint32_t ma = rh_wgmma_matrix(stage + warpgroup * (64 * 128), 64 * 128);
+    const uint32_t mb = rh_wgmma_matrix(stage + A_BYTES, 64 * 128);
     rh_wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; step++)
@@ -263,6 +263,7 @@ __device__ __forceinline__ void run_wgmma(const grouped &g, const plan &p, unsig
     load.start(g, p);
     for (int s = 0; s < STAGES - 2; s++)
         load.next(g, p, stages + s * STAGE_BYTES);
+    const int warpgroup = rh_warpgroup();
     int slot = 0, free = STAGES - 2, expert = 0;
     for (int tile = (int)blockIdx.x; tile < p.first[g.experts]; tile += (int)gridDim.x) {
         float acc[32][4];
@@ -271,7 +272,7 @@ __device__ __forceinline__ void run_wgmma(const grouped &g, const plan &p, unsig
             rh_cp_async_wait<STAGES - 3>();
             rh_wgmma_publish();
             __syncthreads();
-            start_stage<FORM>(acc, stages + slot * STAGE_BYTES, k > 0);
+            start_stage<FORM>(acc, stages + slot * STAGE_BYTES, warpgroup, k > 0);
             load.next(g, p, stages + free * STAGE_BYTES);
             rh_wgmma_wait<1>();
             slot = slot + 1 == STAGES ? 0 : slot + 1;
@@ -296,7 +297,7 @@ __global__ void __launch_bounds__(THREADS, 1) grouped_gemm(const grouped g)
     make_plan<FORM>(g, p);
     if constexpr (WGMMA && RH_HAS_WGMMA)
         run_wgmma<FORM, STAGES>(g, p, stages);
-    else
+    else if constexpr (!(WGMMA && RH_BEFORE_SM90))
         run_mma<FORM, STAGES>(g, p, stages);
 }
 

@@ -29,6 +29,12 @@ __device__ __forceinline__ unsigned char *rh_tile_base(unsigned char *shared)
 #endif
 }
 
+/* Which 128 threads of the block; a shuffle tells the compiler that a warp's lanes agree. */
+__device__ __forceinline__ int rh_warpgroup()
+{
+    return __shfl_sync(RH_FULL, (int)threadIdx.x / 128, 0);
+}
+
 /*
  * Starts the copy of a tile by all THREADS threads: rows of `from`, ld elements apart. Elements at
  * row >= rows or column >= columns become zero; `columns` and ld are multiples of 8 and `from` is
@@ -121,8 +127,8 @@ __device__ __forceinline__ void rh_group_nt(float (*acc)[4], const unsigned char
 {
     if constexpr (WGMMA && RH_HAS_WGMMA) {
         static_assert(N == 64, "the shape of rh_wgmma_64x64");
-        const uint64_t ma = rh_wgmma_matrix(a + a_row * 128, 0);
-        const uint64_t mb = rh_wgmma_matrix(b, 0);
+        const uint32_t ma = rh_wgmma_matrix(a + a_row * 128, 0);
+        const uint32_t mb = rh_wgmma_matrix(b, 0);
         rh_wgmma_fence();
 #pragma unroll
         for (int k = 0; k < K; k += 16)
@@ -144,7 +150,7 @@ __device__ __forceinline__ void rh_group_rn(float (*acc)[4], const uint32_t (*a)
 {
     if constexpr (WGMMA && RH_HAS_WGMMA) {
         static_assert(N == 256, "the shape of rh_wgmma_64x256_r");
-        const uint64_t mb = rh_wgmma_matrix(b, K * 128);
+        const uint32_t mb = rh_wgmma_matrix(b, K * 128);
         rh_wgmma_fence();
 #pragma unroll
         for (int k = 0; k < K / 16; k++)

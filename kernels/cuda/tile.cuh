@@ -92,6 +92,14 @@ template <int N> __device__ __forceinline__ void rh_cp_async_wait()
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
+/* 2^x to about 2 units in the last place; small results become 0. */
+__device__ __forceinline__ float rh_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 #endif
 
 #endif

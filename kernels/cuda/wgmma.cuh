@@ -10,40 +10,49 @@
  * tiles of gemm_tile.cuh. Products run behind the instructions that follow; acc may be touched
  * again after rh_wgmma_wait and rh_wgmma_hold.
  *
- * Kernels have a parameter that asks for these; where the compiler has no sm_90a, RH_HAS_WGMMA is
- * false and they take the path of mma.sync, their twin.
+ * Kernels have a parameter that asks for these. RH_HAS_WGMMA: this compilation knows them; if not,
+ * mma.sync does the same products. Such kernels are launched on sm_90 alone and left empty before
+ * it.
  */
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define RH_HAS_WGMMA true
 #else
 #define RH_HAS_WGMMA false
 #endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define RH_BEFORE_SM90 true
+#else
+#define RH_BEFORE_SM90 false
+#endif
 
 /* The emulation sees declarations only; it never takes these paths. */
 #ifdef RH_CUDA_EMU
-uint64_t rh_wgmma_matrix(const void *tile, int wide);
+uint32_t rh_wgmma_matrix(const void *tile, int wide);
 void rh_wgmma_fence();
 void rh_wgmma_commit();
 template <int N> void rh_wgmma_wait();
 template <int TILES> void rh_wgmma_hold(float (*acc)[4]);
 void rh_wgmma_publish();
 template <int TRANS_A, int TRANS_B>
-void rh_wgmma_64x256(float (*d)[4], uint64_t a, uint64_t b, bool add);
+void rh_wgmma_64x256(float (*d)[4], uint32_t a, uint32_t b, bool add);
 template <int TRANS_A, int TRANS_B>
-void rh_wgmma_64x64(float (*d)[4], uint64_t a, uint64_t b, bool add);
-void rh_wgmma_64x256_r(float (*d)[4], const uint32_t a[4], uint64_t b);
+void rh_wgmma_64x64(float (*d)[4], uint32_t a, uint32_t b, bool add);
+void rh_wgmma_64x256_r(float (*d)[4], const uint32_t a[4], uint32_t b);
 #else
 
 /*
- * A matrix in shared memory, 128-byte swizzle. k as columns: `wide` is not read, groups of 8 rows
- * are 1024 bytes apart. k as rows: `wide` bytes between slabs of 64 columns, groups of 8 k are
- * 1024 bytes apart.
+ * The lower half of the descriptor of a matrix in shared memory; 32 bytes on are an addition of 2.
+ * The tile's address should be the same for all lanes in the compiler's eyes (rh_warpgroup). k as
+ * columns: `wide` is not read, groups of 8 rows are 1024 bytes apart. k as rows: `wide` bytes
+ * between slabs of 64 columns, groups of 8 k are 1024 bytes apart.
  */
-__device__ __forceinline__ uint64_t rh_wgmma_matrix(const void *tile, int wide)
+__device__ __forceinline__ uint32_t rh_wgmma_matrix(const void *tile, int wide)
 {
-    return (uint64_t)(rh_shared_address(tile) >> 4 & 0x3fff) | (uint64_t)(wide >> 4) << 16 |
-           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return rh_shared_address(tile) >> 4 | (uint32_t)(wide >> 4) << 16;
 }
+
+/* The upper half of every descriptor: 1024 bytes between groups of 8, 128-byte swizzle. */
+#define RH_WGMMA_UPPER (1U << 30 | 1024U >> 4)
 
 /* Before the first product of a batch: registers written by others are seen. */
 __device__ __forceinline__ void rh_wgmma_fence()
@@ -104,45 +113,54 @@ __device__ __forceinline__ void rh_wgmma_publish()
 
 /* d[32] (+)= A[64][16] B[16][256], both in shared memory; TRANS: k as rows. */
 template <int TRANS_A, int TRANS_B>
-__device__ __forceinline__ void rh_wgmma_64x256(float (*d)[4], uint64_t a, uint64_t b, bool add)
+__device__ __forceinline__ void rh_wgmma_64x256(float (*d)[4], uint32_t a, uint32_t b, bool add)
 {
 #if RH_HAS_WGMMA
     asm volatile("{\n"
                  ".reg .pred p;\n"
+                 ".reg .b64 a, b;\n"
                  "setp.ne.b32 p, %130, 0;\n"
+                 "mov.b64 a, {%128, %131};\n"
+                 "mov.b64 b, {%129, %131};\n"
                  "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-                 "{" RH_WGMMA_0_31 RH_WGMMA_32_127 "}, %128, %129, p, 1, 1, %131, %132;\n"
+                 "{" RH_WGMMA_0_31 RH_WGMMA_32_127 "}, a, b, p, 1, 1, %132, %133;\n"
                  "}\n"
                  : RH_WGMMA_D32
-                 : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_A), "n"(TRANS_B));
+                 : "r"(a), "r"(b), "r"((int)add), "n"(RH_WGMMA_UPPER), "n"(TRANS_A), "n"(TRANS_B));
 #endif
 }
 
 /* d[8] (+)= A[64][16] B[16][64], both in shared memory; TRANS: k as rows. */
 template <int TRANS_A, int TRANS_B>
-__device__ __forceinline__ void rh_wgmma_64x64(float (*d)[4], uint64_t a, uint64_t b, bool add)
+__device__ __forceinline__ void rh_wgmma_64x64(float (*d)[4], uint32_t a, uint32_t b, bool add)
 {
 #if RH_HAS_WGMMA
     asm volatile("{\n"
                  ".reg .pred p;\n"
+                 ".reg .b64 a, b;\n"
                  "setp.ne.b32 p, %34, 0;\n"
+                 "mov.b64 a, {%32, %35};\n"
+                 "mov.b64 b, {%33, %35};\n"
                  "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-                 "{" RH_WGMMA_0_31 "}, %32, %33, p, 1, 1, %35, %36;\n"
+                 "{" RH_WGMMA_0_31 "}, a, b, p, 1, 1, %36, %37;\n"
                  "}\n"
                  : RH_WGMMA_D8(0)
-                 : "l"(a), "l"(b), "r"((int)add), "n"(TRANS_A), "n"(TRANS_B));
+                 : "r"(a), "r"(b), "r"((int)add), "n"(RH_WGMMA_UPPER), "n"(TRANS_A), "n"(TRANS_B));
 #endif
 }
 
 /* d[32] += A[64][16] B[16][256]; A in registers, B in shared memory with k as rows. */
-__device__ __forceinline__ void rh_wgmma_64x256_r(float (*d)[4], const uint32_t a[4], uint64_t b)
+__device__ __forceinline__ void rh_wgmma_64x256_r(float (*d)[4], const uint32_t a[4], uint32_t b)
 {
 #if RH_HAS_WGMMA
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-                 "{" RH_WGMMA_0_31 RH_WGMMA_32_127
-                 "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 1;\n"
+    asm volatile("{\n"
+                 ".reg .b64 b;\n"
+                 "mov.b64 b, {%132, %133};\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+                 "{" RH_WGMMA_0_31 RH_WGMMA_32_127 "}, {%128, %129, %130, %131}, b, 1, 1, 1, 1;\n"
+                 "}\n"
                  : RH_WGMMA_D32
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(RH_WGMMA_UPPER));
 #endif
 }
 

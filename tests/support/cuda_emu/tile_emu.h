@@ -49,4 +49,9 @@ template <int N> inline void rh_cp_async_wait()
     rh_emu_copy_wait(N);
 }
 
+static inline float rh_exp2(float x)
+{
+    return exp2f(x);
+}
+
 #endif
