@@ -322,6 +322,8 @@ void rh_cuda_attention_backward(struct rh_backend *b, const struct rh_attention 
     rh_attention_shape shape = rh_attention_shape_of(p);
     const int64_t items = (int64_t)shape.batch * shape.padded * shape.heads;
     shape.stats = (float2 *)rh_cuda_scratch(b, (size_t)items * sizeof *shape.stats);
+    if (!shape.stats)
+        return;
     RH_LAUNCH(row_stats, (unsigned)((items * RH_WARP + STATS_THREADS - 1) / STATS_THREADS),
               STATS_THREADS, 0, rh_cuda_stream(b), shape);
     if (p->size <= 64) {
