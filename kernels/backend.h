@@ -10,7 +10,7 @@
 
 /*
  * Where the numbers are computed: memory, a queue and the op table.
- *   "cpu"        OpenBLAS over a fixed tiling and own vector loops; f32
+ *   "cpu"        vector loops and matrix products of the processor at hand; f32
  *   "reference"  plain loops that follow the formulas, for tests; slow; f32
  *   "cuda"       one GPU, "cuda:1" the second one; bf16
  *   "auto"       cuda when this build has it and there is a GPU, else cpu

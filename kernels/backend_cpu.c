@@ -14,7 +14,7 @@ static enum rh_rc open_cpu(struct rh_backend *b, int device, struct rh_error *er
     (void)device;
     (void)err;
     b->scratch = rh_alloc_array((size_t)rh_thread_pool_size(b->pool), sizeof *b->scratch);
-    rh_cpu_start(b);
+    b->loops = rh_loops_best();
     snprintf(b->device_name, sizeof b->device_name, "%d threads, %s",
              rh_thread_pool_size(b->pool), b->loops->name);
     return RH_OK;

@@ -70,7 +70,4 @@ void *rh_backend_scratch(struct rh_backend *backend, int thread, size_t bytes);
 /* cpu: memory that the op's body reads in every thread; kept until the next request. */
 void *rh_backend_table(struct rh_backend *backend, size_t bytes);
 
-/* Chooses the loops and keeps OpenBLAS to the calling thread. */
-void rh_cpu_start(struct rh_backend *backend);
-
 #endif

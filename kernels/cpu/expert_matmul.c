@@ -1,7 +1,7 @@
 #include "ops_cpu.h"
 
-#define TILE_ROWS 256
-#define TILE_OUT  128
+#define TILE_ROWS 192
+#define TILE_OUT  96
 
 struct job {
     const struct rh_expert_matmul *p;

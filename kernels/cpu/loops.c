@@ -5,48 +5,14 @@
 
 #include "vector.h"
 
-/* RH_LOOPS names the table; the build compiles this file once per instruction set. */
+/* RH_LOOPS names the table, RH_GEMM the matrix product of the same instruction set; the build
+ * compiles this file once for each. */
 
-#define LANES RH_LANES
-
-static float dot(const float *x, const float *y, int64_t n)
-{
-    v16 sum = {0};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sum += load(x + i) * load(y + i);
-    if (i < n)
-        sum += load_part(x + i, n - i) * load_part(y + i, n - i);
-    return sum_lanes(sum);
-}
-
-static float dot3(const float *x, const float *y, const float *z, int64_t n)
-{
-    v16 sum = {0};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sum += load(x + i) * load(y + i) * load(z + i);
-    if (i < n)
-        sum += load_part(x + i, n - i) * load_part(y + i, n - i) * load_part(z + i, n - i);
-    return sum_lanes(sum);
-}
-
-static float sum(const float *x, int64_t n)
-{
-    v16 total = {0};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        total += load(x + i);
-    if (i < n)
-        total += load_part(x + i, n - i);
-    return sum_lanes(total);
-}
-
-/* Runs BODY for every vector; P(p) reads and W(p, v) writes 16 elements, or what is left. */
+/* Runs BODY for every vector: P(p) reads and W(p, v) writes RH_WIDTH elements, or what is left. */
 #define FOR_ROW(BODY)                                                                              \
     do {                                                                                           \
         int64_t i = 0;                                                                             \
-        for (; i + LANES <= n; i += LANES) {                                                       \
+        for (; i + RH_WIDTH <= n; i += RH_WIDTH) {                                                 \
             BODY(load, store)                                                                      \
         }                                                                                          \
         if (i < n) {                                                                               \
@@ -55,6 +21,47 @@ static float sum(const float *x, int64_t n)
     } while (0)
 #define TAIL_LOAD(p)     load_part((p), n - i)
 #define TAIL_STORE(p, v) store_part((p), (v), n - i)
+
+/* The same for a sum: element i adds to lane i mod RH_LANES, part k of `total`. */
+#define FOR_SUM(BODY)                                                                              \
+    do {                                                                                           \
+        int64_t i = 0;                                                                             \
+        while (i + RH_LANES <= n) {                                                                \
+            for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH) {                                    \
+                BODY(load, store)                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        for (int k = 0; i < n; k++, i += RH_WIDTH) {                                               \
+            BODY(TAIL_LOAD, TAIL_STORE)                                                            \
+        }                                                                                          \
+    } while (0)
+
+static float dot(const float *x, const float *y, int64_t n)
+{
+    vec total[RH_PARTS] = {{0}};
+#define BODY(P, W) total[k] += P(x + i) * P(y + i);
+    FOR_SUM(BODY);
+#undef BODY
+    return sum_lanes(total);
+}
+
+static float dot3(const float *x, const float *y, const float *z, int64_t n)
+{
+    vec total[RH_PARTS] = {{0}};
+#define BODY(P, W) total[k] += P(x + i) * P(y + i) * P(z + i);
+    FOR_SUM(BODY);
+#undef BODY
+    return sum_lanes(total);
+}
+
+static float sum(const float *x, int64_t n)
+{
+    vec total[RH_PARTS] = {{0}};
+#define BODY(P, W) total[k] += P(x + i);
+    FOR_SUM(BODY);
+#undef BODY
+    return sum_lanes(total);
+}
 
 static void add(float *y, const float *x, int64_t n)
 {
@@ -101,7 +108,15 @@ static void exp_minus(float *y, const float *x, float max_value, int64_t n)
 static float max_of(const float *x, int64_t n)
 {
     float best = x[0];
-    for (int64_t i = 1; i < n; i++)
+    int64_t i = 0;
+    vec most = (vec){0} + x[0];
+    for (; i + RH_WIDTH <= n; i += RH_WIDTH) {
+        vec v = load(x + i);
+        most = select_lanes(v > most, v, most);
+    }
+    for (int k = 0; k < RH_WIDTH; k++)
+        best = most[k] > best ? most[k] : best;
+    for (; i < n; i++)
         best = x[i] > best ? x[i] : best;
     return best;
 }
@@ -131,9 +146,9 @@ static void offset_norm_backward(float *dx, const float *x, const float *w, cons
 
 static float offset_dot(const float *x, const float *w, const float *dy, int64_t n)
 {
-    v16 total = {0};
-#define BODY(P, W) total += (P(w + i) + 1.0F) * P(dy + i) * P(x + i);
-    FOR_ROW(BODY);
+    vec total[RH_PARTS] = {{0}};
+#define BODY(P, W) total[k] += (P(w + i) + 1.0F) * P(dy + i) * P(x + i);
+    FOR_SUM(BODY);
 #undef BODY
     return sum_lanes(total);
 }
@@ -141,7 +156,7 @@ static float offset_dot(const float *x, const float *w, const float *dy, int64_t
 static void silu_mul(float *y, const float *gate, const float *up, int64_t n)
 {
 #define BODY(P, W)                                                                                 \
-    v16 g = P(gate + i);                                                                           \
+    vec g = P(gate + i);                                                                           \
     W(y + i, g * sigmoid_lanes(g) * P(up + i));
     FOR_ROW(BODY);
 #undef BODY
@@ -151,7 +166,7 @@ static void silu_mul_backward(float *dgate, float *dup, const float *gate, const
                               const float *dy, int64_t n)
 {
 #define BODY(P, W)                                                                                 \
-    v16 g = P(gate + i), d = P(dy + i), s = sigmoid_lanes(g);                                      \
+    vec g = P(gate + i), d = P(dy + i), s = sigmoid_lanes(g);                                      \
     W(dup + i, d *g *s);                                                                           \
     W(dgate + i, d *P(up + i) * (s * (1.0F + g * (1.0F - s))));
     FOR_ROW(BODY);
@@ -169,7 +184,7 @@ static void sigmoid_mul_backward(float *d_o, float *dgate, const float *o, const
                                  const float *da, int64_t n)
 {
 #define BODY(P, W)                                                                                 \
-    v16 s = sigmoid_lanes(P(gate + i)), d = P(da + i);                                             \
+    vec s = sigmoid_lanes(P(gate + i)), d = P(da + i);                                             \
     W(dgate + i, d *P(o + i) * (s * (1.0F - s)));                                                  \
     W(d_o + i, d *s);
     FOR_ROW(BODY);
@@ -179,7 +194,7 @@ static void sigmoid_mul_backward(float *d_o, float *dgate, const float *o, const
 static void silu(float *y, const float *x, int64_t n)
 {
 #define BODY(P, W)                                                                                 \
-    v16 v = P(x + i);                                                                              \
+    vec v = P(x + i);                                                                              \
     W(y + i, v *sigmoid_lanes(v));
     FOR_ROW(BODY);
 #undef BODY
@@ -188,7 +203,7 @@ static void silu(float *y, const float *x, int64_t n)
 static void silu_backward(float *dx, const float *x, const float *dy, int64_t n)
 {
 #define BODY(P, W)                                                                                 \
-    v16 v = P(x + i), s = sigmoid_lanes(v);                                                        \
+    vec v = P(x + i), s = sigmoid_lanes(v);                                                        \
     W(dx + i, P(dy + i) * (s * (1.0F + v * (1.0F - s))));
     FOR_ROW(BODY);
 #undef BODY
@@ -197,7 +212,7 @@ static void silu_backward(float *dx, const float *x, const float *dy, int64_t n)
 static void gated_norm(float *y, const float *o, const float *z, const float *w, float r, int64_t n)
 {
 #define BODY(P, W)                                                                                 \
-    v16 v = P(z + i);                                                                              \
+    vec v = P(z + i);                                                                              \
     W(y + i, P(w + i) * (P(o + i) * r) * (v * sigmoid_lanes(v)));
     FOR_ROW(BODY);
 #undef BODY
@@ -206,14 +221,14 @@ static void gated_norm(float *y, const float *o, const float *z, const float *w,
 static float gated_norm_backward(float *t, float *dz, const float *o, const float *z,
                                  const float *w, const float *dy, float r, int64_t n)
 {
-    v16 total = {0};
+    vec total[RH_PARTS] = {{0}};
 #define BODY(P, W)                                                                                 \
-    v16 v = P(z + i), s = sigmoid_lanes(v), wd = P(w + i) * P(dy + i), ov = P(o + i);              \
-    v16 tv = wd * (v * s);                                                                         \
+    vec v = P(z + i), s = sigmoid_lanes(v), wd = P(w + i) * P(dy + i), ov = P(o + i);              \
+    vec tv = wd * (v * s);                                                                         \
     W(t + i, tv);                                                                                  \
     W(dz + i, wd *(ov *r) * (s * (1.0F + v * (1.0F - s))));                                        \
-    total += tv * ov;
-    FOR_ROW(BODY);
+    total[k] += tv * ov;
+    FOR_SUM(BODY);
 #undef BODY
     return sum_lanes(total);
 }
@@ -232,28 +247,40 @@ static void softmax_backward(float *dp, const float *p, float delta, float facto
 #undef BODY
 }
 
+/* Columns that a triangular solve takes at a time, in registers. */
+#define SOLVE 4
+
+/* x_i -= sum of l[j] x_j over j in [from, to), for `parts` registers of row i. */
+RH_INLINE void solve_part(const float *l, int64_t step, int64_t from, int64_t to, float *x,
+                          float *own, int64_t n, int parts)
+{
+    vec a[SOLVE];
+    for (int k = 0; k < parts; k++)
+        a[k] = load(own + k * RH_WIDTH);
+    for (int64_t j = from; j < to; j++) {
+        for (int k = 0; k < parts; k++)
+            a[k] -= l[j * step] * load(x + j * n + k * RH_WIDTH);
+    }
+    for (int k = 0; k < parts; k++)
+        store(own + k * RH_WIDTH, a[k]);
+}
+
 /* One row of a triangular solve: x_i -= sum of l[j] x_j over j in [from, to). */
-static inline void solve_row(const float *l, int64_t step, int64_t from, int64_t to, float *x,
-                             int64_t i, int64_t n)
+static void solve_row(const float *l, int64_t step, int64_t from, int64_t to, float *x, int64_t i,
+                      int64_t n)
 {
     float *own = x + i * n;
     int64_t w = 0;
-    for (; w + 2 * LANES <= n; w += 2 * LANES) {
-        v16 a = load(own + w), b = load(own + w + LANES);
-        for (int64_t j = from; j < to; j++) {
-            a -= l[j * step] * load(x + j * n + w);
-            b -= l[j * step] * load(x + j * n + w + LANES);
-        }
-        store(own + w, a);
-        store(own + w + LANES, b);
-    }
-    for (; w < n; w += LANES) {
-        int64_t part = n - w < LANES ? n - w : LANES;
-        v16 a = load_part(own + w, part);
-        for (int64_t j = from; j < to; j++)
-            a -= l[j * step] * load_part(x + j * n + w, part);
-        store_part(own + w, a, part);
-    }
+    for (; w + SOLVE * RH_WIDTH <= n; w += SOLVE * RH_WIDTH)
+        solve_part(l, step, from, to, x + w, own + w, n, SOLVE);
+    for (; w + RH_WIDTH <= n; w += RH_WIDTH)
+        solve_part(l, step, from, to, x + w, own + w, n, 1);
+    if (w == n)
+        return;
+    vec a = load_part(own + w, n - w);
+    for (int64_t j = from; j < to; j++)
+        a -= l[j * step] * load_part(x + j * n + w, n - w);
+    store_part(own + w, a, n - w);
 }
 
 static void solve_lower(const float *l, int64_t n, float *x, int64_t width)
@@ -271,19 +298,19 @@ static void solve_lower_transposed(const float *l, int64_t n, float *x, int64_t 
 static float square_error(float *grad, const float *pred, const float *target, float factor,
                           int64_t n)
 {
-    v16 total = {0};
+    vec total[RH_PARTS] = {{0}};
     if (grad) {
 #define BODY(P, W)                                                                                 \
-    v16 d = P(pred + i) - P(target + i);                                                           \
+    vec d = P(pred + i) - P(target + i);                                                           \
     W(grad + i, d *factor);                                                                        \
-    total += d * d;
-        FOR_ROW(BODY);
+    total[k] += d * d;
+        FOR_SUM(BODY);
 #undef BODY
     } else {
 #define BODY(P, W)                                                                                 \
-    v16 d = P(pred + i) - P(target + i);                                                           \
-    total += d * d;
-        FOR_ROW(BODY);
+    vec d = P(pred + i) - P(target + i);                                                           \
+    total[k] += d * d;
+        FOR_SUM(BODY);
 #undef BODY
     }
     return sum_lanes(total);
@@ -294,6 +321,7 @@ static float square_error(float *grad, const float *pred, const float *target, f
 
 const struct rh_loops RH_LOOPS = {
     .name = NAMED(RH_LOOPS),
+    .gemm = RH_GEMM,
     .dot = dot,
     .dot3 = dot3,
     .sum = sum,

@@ -3,13 +3,17 @@
 
 #include <stdint.h>
 
+#include "gemm.h"
+
 /*
  * The inner loops over a row, compiled once per instruction set from loops.c. Sums run over 16 lanes
- * whatever the instruction set, so all of them give the same bits. Rows may overlap only where the
+ * whatever the instruction set, so all of them give the same bits (but gemm, which
+ * the plain one does without fused multiply-add). Rows may overlap only where the
  * output is the input.
  */
 struct rh_loops {
     const char *name;
+    void (*gemm)(const struct rh_gemm *);
     float (*dot)(const float *x, const float *y, int64_t n);
     /* sum of x[i] y[i] z[i] */
     float (*dot3)(const float *x, const float *y, const float *z, int64_t n);
@@ -53,6 +57,9 @@ struct rh_loops {
     float (*square_error)(float *grad, const float *pred, const float *target, float factor,
                           int64_t n);
 };
+
+/* The best that this processor has. */
+const struct rh_loops *rh_loops_best(void);
 
 extern const struct rh_loops rh_loops_plain;
 extern const struct rh_loops rh_loops_avx2;

@@ -1,23 +1,20 @@
-#include <cblas.h>
-#include <string.h>
-
 #include "ops_cpu.h"
 
-/* The tiling is part of the result: it never follows the number of threads. */
-#define TILE_M 128
-#define TILE_N 512
+/* Multiples of the rows that gemm takes at a time. */
+#define TILE_M         192
+#define TILE_M_WEIGHTS 96 /* of a weight's gradient, whose k is long */
+#define TILE_N         512
 
 void rh_cpu_gemm(enum rh_form form, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
 {
-    cblas_sgemm(CblasRowMajor, form == RH_TN ? CblasTrans : CblasNoTrans,
-                form == RH_NT ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, alpha,
-                a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
+    const struct rh_gemm g = {form, m, n, k, alpha, a, b, lda, ldb, c, ldc, beta != 0.0F};
+    rh_loops_best()->gemm(&g);
 }
 
 struct job {
     const struct rh_matmul *p;
-    int64_t tiles_n;
+    int64_t tile_m, tiles_n;
 };
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -31,11 +28,11 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
     const struct job *job = arg;
     const struct rh_matmul *p = job->p;
     for (int64_t t = begin; t < end; t++) {
-        int64_t i = t / job->tiles_n * TILE_M;
+        int64_t i = t / job->tiles_n * job->tile_m;
         int64_t j = t % job->tiles_n * TILE_N;
         const float *a = (const float *)p->a + (p->form == RH_TN ? i : i * p->lda);
         const float *b = (const float *)p->b + (p->form == RH_NT ? j * p->ldb : j);
-        rh_cpu_gemm(p->form, smaller(TILE_M, p->m - i), smaller(TILE_N, p->n - j), p->k, 1.0F, a,
+        rh_cpu_gemm(p->form, smaller(job->tile_m, p->m - i), smaller(TILE_N, p->n - j), p->k, 1.0F, a,
                     p->lda, b, p->ldb, p->accumulate ? 1.0F : 0.0F,
                     (float *)p->c + i * p->ldc + j, p->ldc);
     }
@@ -43,7 +40,7 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
 
 void rh_cpu_matmul(struct rh_backend *b, const struct rh_matmul *p)
 {
-    struct job job = {p, (p->n + TILE_N - 1) / TILE_N};
-    int64_t tiles_m = (p->m + TILE_M - 1) / TILE_M;
+    struct job job = {p, p->form == RH_TN ? TILE_M_WEIGHTS : TILE_M, (p->n + TILE_N - 1) / TILE_N};
+    int64_t tiles_m = (p->m + job.tile_m - 1) / job.tile_m;
     rh_parallel_for(b->pool, tiles_m * job.tiles_n, 1, run_tiles, &job);
 }

@@ -1,19 +1,15 @@
 #include "ops_cpu.h"
 
-#include <cblas.h>
-
-void rh_cpu_start(struct rh_backend *backend)
+const struct rh_loops *rh_loops_best(void)
 {
-    /* The pool cuts the work; a second pool inside would fight it and make bytes depend on it. */
-    openblas_set_num_threads(1);
-    backend->loops = &rh_loops_plain;
 #ifdef RH_X86_KERNELS
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        backend->loops = &rh_loops_avx512;
-    else if (__builtin_cpu_supports("avx2"))
-        backend->loops = &rh_loops_avx2;
+        return &rh_loops_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return &rh_loops_avx2;
 #endif
+    return &rh_loops_plain;
 }
 
 const struct rh_ops rh_ops_cpu = {

@@ -5,95 +5,110 @@
 #include <string.h>
 
 /*
- * Sixteen floats. The compiler splits them into what the instruction set has; the arithmetic, and
- * so the bits, stay the same. Functions are inlined: such vectors never cross a call.
+ * One register of floats, as wide as the instruction set of the including file has it. Element-wise
+ * arithmetic gives the same bits whatever the width; sums run over RH_LANES lanes everywhere, spread
+ * over as many registers as they take. (One wider vector type would do, but GCC splits those
+ * through memory.) Functions are inlined: such vectors never cross a call.
  */
-#define RH_LANES  16
+#define RH_LANES 16
+#if defined(__AVX512F__)
+#define RH_WIDTH 16
+#elif defined(__AVX__)
+#define RH_WIDTH 8
+#else
+#define RH_WIDTH 4
+#endif
+#define RH_PARTS  (RH_LANES / RH_WIDTH)
 #define RH_INLINE static inline __attribute__((always_inline))
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef int32_t v16i __attribute__((vector_size(64)));
+typedef float vec __attribute__((vector_size(4 * RH_WIDTH)));
+typedef int32_t veci __attribute__((vector_size(4 * RH_WIDTH)));
 
-RH_INLINE v16 load(const float *p)
+RH_INLINE vec load(const float *p)
 {
-    v16 v;
+    vec v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-RH_INLINE void store(float *p, v16 v)
+RH_INLINE void store(float *p, vec v)
 {
     memcpy(p, &v, sizeof v);
 }
 
-RH_INLINE v16 load_part(const float *p, int64_t count)
+/* The first `count` lanes, at most RH_WIDTH; the others are 0. */
+RH_INLINE vec load_part(const float *p, int64_t count)
 {
-    float all[RH_LANES] = {0};
-    memcpy(all, p, (size_t)count * sizeof *p);
+    float all[RH_WIDTH] = {0};
+    for (int64_t i = 0; i < count && i < RH_WIDTH; i++)
+        all[i] = p[i];
     return load(all);
 }
 
-RH_INLINE void store_part(float *p, v16 v, int64_t count)
+RH_INLINE void store_part(float *p, vec v, int64_t count)
 {
-    float all[RH_LANES];
+    float all[RH_WIDTH];
     store(all, v);
-    memcpy(p, all, (size_t)count * sizeof *p);
+    for (int64_t i = 0; i < count && i < RH_WIDTH; i++)
+        p[i] = all[i];
 }
 
-typedef float v8 __attribute__((vector_size(32)));
-typedef float v4 __attribute__((vector_size(16)));
+typedef float four __attribute__((vector_size(16)));
+#if RH_WIDTH > 4
+typedef float eight __attribute__((vector_size(32)));
+#endif
 
 /* Halves added to halves: the same tree everywhere. */
-RH_INLINE float sum_lanes(v16 v)
+RH_INLINE float sum_lanes(const vec parts[RH_PARTS])
 {
-    v8 eights[2];
-    v4 fours[2];
-    memcpy(eights, &v, sizeof v);
-    eights[0] += eights[1];
-    memcpy(fours, eights, sizeof fours);
-    fours[0] += fours[1];
-    return (fours[0][0] + fours[0][2]) + (fours[0][1] + fours[0][3]);
+#if RH_WIDTH == 4
+    four x = (parts[0] + parts[2]) + (parts[1] + parts[3]);
+#else
+#if RH_WIDTH == 16
+    eight e = __builtin_shufflevector(parts[0], parts[0], 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(parts[0], parts[0], 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    eight e = parts[0] + parts[1];
+#endif
+    four x = __builtin_shufflevector(e, e, 0, 1, 2, 3) + __builtin_shufflevector(e, e, 4, 5, 6, 7);
+#endif
+    return (x[0] + x[2]) + (x[1] + x[3]);
 }
 
 /* mask: all ones or all zeros in a lane */
-RH_INLINE v16 select_lanes(v16i mask, v16 yes, v16 no)
+RH_INLINE vec select_lanes(veci mask, vec yes, vec no)
 {
-    v16i y, n;
-    memcpy(&y, &yes, sizeof y);
-    memcpy(&n, &no, sizeof n);
-    y = (y & mask) | (n & ~mask);
-    memcpy(&yes, &y, sizeof yes);
-    return yes;
+    return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
 }
 
 /*
  * exp, relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor to r^7, n put into the
  * exponent. Below -87 the result is 0, above 88 it stays at exp(88).
  */
-RH_INLINE v16 exp_lanes(v16 x)
+RH_INLINE vec exp_lanes(vec x)
 {
     const float round_magic = 12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer */
-    const v16 low = (v16){0} - 87.0F;
-    const v16 high = (v16){0} + 88.0F;
-    v16i is_low = x < low;
+    const vec low = (vec){0} - 87.0F;
+    const vec high = (vec){0} + 88.0F;
+    veci is_low = x < low;
     x = select_lanes(is_low, low, x);
     x = select_lanes(x > high, high, x);
-    v16 n = (x * 1.44269504F + round_magic) - round_magic;
-    v16 r = (x - n * 0.693145752F) - n * 1.42860677e-6F;
-    v16 p = r * 1.98412698e-4F + 1.38888889e-3F;
+    vec shifted = x * 1.44269504F + round_magic;
+    vec n = shifted - round_magic;
+    vec r = (x - n * 0.693145752F) - n * 1.42860677e-6F;
+    vec p = r * 1.98412698e-4F + 1.38888889e-3F;
     p = p * r + 8.33333333e-3F;
     p = p * r + 4.16666667e-2F;
     p = p * r + 1.66666667e-1F;
     p = p * r + 0.5F;
     p = p * (r * r) + r + 1.0F;
-    v16i exponent = (__builtin_convertvector(n, v16i) + 127) << 23;
-    v16 power;
-    memcpy(&power, &exponent, sizeof power);
-    p *= power;
-    return select_lanes(is_low, (v16){0}, p);
+    /* The low bits of `shifted` are n. */
+    veci exponent = (veci)shifted << 23;
+    p = (vec)((veci)p + exponent);
+    return select_lanes(is_low, (vec){0}, p);
 }
 
-RH_INLINE v16 sigmoid_lanes(v16 x)
+RH_INLINE vec sigmoid_lanes(vec x)
 {
     return 1.0F / (1.0F + exp_lanes(-x));
 }

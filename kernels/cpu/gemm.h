@@ -1,0 +1,26 @@
+#ifndef RH_KERNELS_CPU_GEMM_H
+#define RH_KERNELS_CPU_GEMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/ops.h"
+
+/* C = alpha op(A) op(B), added to C when `accumulate`; one thread, no allocation. Sizes and forms
+ * as in struct rh_matmul. k > 0. */
+struct rh_gemm {
+    enum rh_form form;
+    int64_t m, n, k;
+    float alpha;
+    const float *a, *b;
+    int64_t lda, ldb;
+    float *c;
+    int64_t ldc;
+    bool accumulate;
+};
+
+void rh_gemm_plain(const struct rh_gemm *g);
+void rh_gemm_avx2(const struct rh_gemm *g);
+void rh_gemm_avx512(const struct rh_gemm *g);
+
+#endif
