@@ -20,21 +20,25 @@ static inline int rh_cuda_multiprocessors(void)
     return count > 0 ? count : 1;
 }
 
-/* Set by tests that compare the wgmma kernels with their mma.sync twins. */
+/* For tests: the shapes of sm_80 and mma.sync everywhere. */
 extern bool rh_cuda_forbid_wgmma;
 
-/* Whether kernels that ask for wgmma may be launched: on sm_90, and built for it. */
+/*
+ * Whether kernels that ask for wgmma may be launched: on sm_90, and built for it. The emulation
+ * takes them too, for their tile shapes.
+ */
 static inline bool rh_cuda_has_wgmma(void)
 {
-#ifdef __CUDA_ARCH_LIST__
+#ifdef RH_CUDA_EMU
+    return !rh_cuda_forbid_wgmma;
+#else
     constexpr int built[] = {__CUDA_ARCH_LIST__};
     bool found = false;
     for (int arch : built)
         found = found || arch == 900;
-    if (!found)
-        return false;
+    return found && !rh_cuda_forbid_wgmma &&
+           rh_cuda_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
 #endif
-    return !rh_cuda_forbid_wgmma && rh_cuda_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
 }
 
 #endif

@@ -21,5 +21,5 @@ function(rh_add_cuda_test name variant)
 endfunction()
 
 # The ops that are written for CUDA.
-set(RH_PARITY_OPS matmul expert_matmul rms_norm head_norm head_gate gated_norm route dispatch swiglu combine mse
+set(RH_PARITY_OPS matmul expert_matmul attention rms_norm head_norm head_gate gated_norm route dispatch swiglu combine mse
   gather_rows count_tokens)

@@ -3,7 +3,9 @@
  * its bound, be written exactly where the CPU writes, and be the same bytes on every run: emulated runs go in
  * different orders of blocks, warps and lanes.
  *
- *   test_op_parity [--against cpu|reference] [--orders N] [--seed N] [--list] [OP ...]
+ *   test_op_parity [--against cpu|reference] [--orders N] [--seed N] [--no-wgmma] [--list] [OP ...]
+ *
+ * --no-wgmma: what runs before sm_90, also on sm_90.
  */
 #include <math.h>
 #include <stdio.h>
@@ -14,6 +16,8 @@
 
 /* There in emulated programs only. */
 void rh_emu_set_order(uint64_t seed) __attribute__((weak));
+
+extern bool rh_cuda_forbid_wgmma;
 
 struct options {
     const char *against;
@@ -174,6 +178,9 @@ static void parse(int argc, char **argv, struct options *o)
                 printf("%s\n", label);
             }
             exit(0);
+        } else if (strcmp(argv[i], "--no-wgmma") == 0) {
+            rh_cuda_forbid_wgmma = true;
+            continue;
         } else if (strcmp(argv[i], "--against") == 0) {
             o->against = value;
         } else if (strcmp(argv[i], "--orders") == 0) {
