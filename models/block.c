@@ -239,6 +239,26 @@ enum rh_rc rh_block_reserve(struct rh_block *b, int64_t batch_size, int64_t seq_
     return rc == RH_OK ? make_arenas(b, with_backward, err) : rc;
 }
 
+void rh_block_needs(struct rh_backend *backend, const struct rh_model_config *config,
+                    enum rh_mixer mixer, int64_t batch_size, int64_t seq_len, bool with_backward,
+                    struct rh_block_needs *out)
+{
+    struct rh_block b = {.backend = backend, .ops = rh_backend_ops(backend),
+                         .element = rh_backend_element_size(backend), .config = config,
+                         .mixer = mixer};
+    rh_block_measure(&b);
+    size_t arena = (size_t)b.at.total * b.element;
+    size_t angles = (size_t)(seq_len * b.n.rot) * sizeof(float);
+    *out = (struct rh_block_needs){
+        .elements = b.at.total,
+        .weights = arena + (size_t)rh_block_vector_bytes(&b.n),
+        .weights_q = arena,
+        .grads = with_backward ? arena : 0,
+        .activations =
+            carve_all(&b, NULL, batch_size * seq_len, seq_len, with_backward) + angles,
+    };
+}
+
 void rh_apply(struct rh_block *b, const void *x, int64_t in, int64_t at, int64_t out, void *y,
               bool accumulate)
 {

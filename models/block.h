@@ -33,6 +33,18 @@ struct rh_block_arenas {
     void *grads;         /* dL/dweights_q of the last backward, zero at first; NULL without backward */
 };
 
+/* Bytes of backend memory that a block takes; known without one. */
+struct rh_block_needs {
+    int64_t elements; /* of an arena */
+    size_t weights;   /* rh_block_new(): the arena and the vectors */
+    /* rh_block_reserve(): */
+    size_t weights_q, grads, activations;
+};
+
+void rh_block_needs(struct rh_backend *backend, const struct rh_model_config *config,
+                    enum rh_mixer mixer, int64_t batch_size, int64_t seq_len, bool with_backward,
+                    struct rh_block_needs *out);
+
 enum rh_weights { RH_WEIGHTS_SOURCE, RH_WEIGHTS_QUANTIZED };
 
 /* Where the tensors of a unit come from, source names and dtypes; thread safe. */

@@ -21,6 +21,8 @@ enum rh_dataset_order {
 
 enum rh_mtp_method { RH_MTP_RTN, RH_MTP_KEEP };
 
+enum rh_backend_choice { RH_BACKEND_AUTO, RH_BACKEND_CPU, RH_BACKEND_CUDA };
+
 struct rh_recipe {
     char *name;
     /* calibration.* */
@@ -49,6 +51,7 @@ struct rh_recipe {
     /* mtp.*, output.*, resources.* */
     enum rh_mtp_method mtp;
     int64_t max_shard_bytes; /* 0: AutoRound's rule */
+    enum rh_backend_choice backend;
     int64_t threads;         /* 0: all processors; never changes the result */
     int64_t prefetch_blocks; /* 0: no limit; else fetch at most so many blocks ahead of tuning */
 

@@ -13,6 +13,7 @@
 
 static const char *const schema_ids[] = {RH_RECIPE_SCHEMA_ID, NULL};
 static const char *const orders[] = {"auto", "python", "numpy", "none", NULL};
+static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
 static const char *const mtp_methods[] = {"rtn", "keep", NULL};
 static const int64_t bit_widths[] = {2, 3, 4, 8, 0};
 static const int64_t group_sizes[] = {-1, 16, 32, 64, 128, 256, 512, 1024, 0};
@@ -67,6 +68,9 @@ static const struct rh_recipe_row rows[] = {
         "Tensor bytes of an output file; 0: AutoRound's rule."),
     INT("resources.threads", threads, 0, 4096, "0",
         "Threads of the compute loops; 0: one per processor. Never changes the result."),
+    CHOICE("resources.backend", backend, backends, "\"auto\"",
+           "Where blocks are tuned: auto takes a GPU when there is one. Results of cpu (fp32) and "
+           "cuda (bf16) differ in the last digits. A worker's own --backend goes first."),
     INT("resources.prefetch_blocks", prefetch_blocks, 0, 65536, "0",
         "Fetch at most so many blocks ahead of tuning; 0: no limit."),
 };

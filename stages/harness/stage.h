@@ -17,10 +17,12 @@
  *
  *   static const struct rh_stage_op ops[] = {{"pack", run_pack}, {"shard", run_shard}};
  *   int main(int argc, char **argv) {
- *       return rh_stage_main(&(struct rh_stage){"pack", ops, 2, 1, NULL}, argc, argv);
+ *       return rh_stage_main(&(struct rh_stage){.name = "pack", .ops = ops, .op_count = 2,
+ *                                               .default_slots = 1}, argc, argv);
  *   }
  */
 struct rh_task;
+struct rh_option;
 
 typedef enum rh_rc (*rh_stage_fn)(struct rh_task *task, struct rh_error *err);
 
@@ -37,6 +39,10 @@ struct rh_stage {
     /* Sub-commands for people ("rh-download plan MODEL"); returns -1 when argv[1] is none of its
      * own, else the exit code. NULL: none. */
     int (*command)(int argc, char **argv);
+    /* Options of its own, ended by one without a name, and what looks at them before the work
+     * begins. NULL: none. */
+    const struct rh_option *options;
+    enum rh_rc (*check)(struct rh_error *err);
 };
 
 int rh_stage_main(const struct rh_stage *stage, int argc, char **argv);

@@ -11,7 +11,8 @@
 #include "daemon/daemon.h"
 #include "link.h"
 
-#define WORKER_MAX 63
+#define WORKER_MAX  63
+#define OPTIONS_MAX 16
 
 struct arguments {
     const char *connect, *state, *worker, *slots, *exit_with_parent, *version, *help;
@@ -74,6 +75,8 @@ static enum rh_rc run(const struct rh_stage *stage, const struct arguments *a, s
 {
     int slots = stage->default_slots;
     enum rh_rc rc = check(a, &slots, err);
+    if (rc == RH_OK && stage->check)
+        rc = stage->check(err);
     if (rc != RH_OK)
         return rc;
     if (a->exit_with_parent)
@@ -86,13 +89,25 @@ static enum rh_rc run(const struct rh_stage *stage, const struct arguments *a, s
     return rc;
 }
 
+/* The stage's own options behind the common ones. */
+static void add_own(const struct rh_stage *stage, struct rh_option *options)
+{
+    int end = 0;
+    while (options[end].name)
+        end++;
+    for (const struct rh_option *o = stage->options; o && o->name; o++) {
+        RH_ASSERT(end < OPTIONS_MAX - 1);
+        options[end++] = *o;
+    }
+}
+
 int rh_stage_main(const struct rh_stage *stage, int argc, char **argv)
 {
     int code = stage->command ? stage->command(argc, argv) : -1;
     if (code >= 0)
         return code;
     struct arguments a = {0};
-    const struct rh_option options[] = {
+    struct rh_option options[OPTIONS_MAX] = {
         {.name = "connect",
          .argument = "ENDPOINT",
          .value = &a.connect,
@@ -111,8 +126,8 @@ int rh_stage_main(const struct rh_stage *stage, int argc, char **argv)
          .help = "stop when the parent process is gone"},
         {.name = "version", .value = &a.version, .help = "print the version"},
         {.name = "help", .value = &a.help, .help = "print this"},
-        {0},
     };
+    add_own(stage, options);
     char *program = rh_format("rh-%s", stage->name);
     rh_log_init(program);
     struct rh_error err;

@@ -277,8 +277,6 @@ enum rh_rc rh_chain_write(const struct rh_chain *chain, const char *path, struct
     size_t quant = rh_safetensors_writer_add(w, "quant", dtype, 3, shape);
     enum rh_rc rc = rh_safetensors_writer_begin(w, err);
     if (rc == RH_OK)
-        rc = rh_backend_sync(chain->backend, err);
-    if (rc == RH_OK)
         rc = write_part(chain, w, fp, chain->fp, window, err);
     if (rc == RH_OK)
         rc = write_part(chain, w, quant, chain->quant, window, err);

@@ -45,7 +45,8 @@ RH_MUST_USE enum rh_rc rh_chain_embed(struct rh_chain *chain, const struct rh_to
                                       const struct rh_safetensors *head, const char *name,
                                       struct rh_error *err);
 
-/* chain.safetensors: fp and quant, [samples, seq, hidden] in the activation type. Reading refuses
+/* A chain on the host may be written beside a busy queue, when nothing queued writes to it.
+ * chain.safetensors: fp and quant, [samples, seq, hidden] in the activation type. Reading refuses
  * other shapes and takes F32 and BF16. */
 RH_MUST_USE enum rh_rc rh_chain_read(struct rh_chain *chain, const char *path,
                                      struct rh_error *err);

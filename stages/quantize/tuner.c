@@ -17,6 +17,7 @@ struct rh_tuner {
     struct rh_block *block; /* borrowed */
     struct rh_tune_options options;
     int64_t experts;
+    int64_t weights; /* elements of an arena */
     int64_t batch_elements;
     struct rh_quant_item *items; /* host */
     struct rh_quantizer q;
@@ -55,12 +56,13 @@ static bool any_asymmetric(const struct rh_tuner *t)
     return false;
 }
 
-static size_t carve_all(struct rh_tuner *t, void *base)
+/* The quantizer's part stands first; *quantizer (may be NULL) is its size. */
+static size_t carve_all(struct rh_tuner *t, void *base, size_t *quantizer)
 {
     const struct rh_tune_options *o = &t->options;
     struct rh_quantizer *q = &t->q;
     struct carver c = {base, 0};
-    int64_t weights = rh_block_arenas(t->block)->elements;
+    int64_t weights = t->weights;
     size_t element = rh_backend_element_size(t->backend);
     q->items = carve(&c, q->count, sizeof *q->items);
     q->v = carve(&c, weights, sizeof *q->v);
@@ -74,6 +76,8 @@ static size_t carve_all(struct rh_tuner *t, void *base)
     t->state = carve(&c, 1, sizeof *t->state);
     t->tokens = carve(&c, t->experts, sizeof *t->tokens);
     t->reached = carve(&c, t->experts, sizeof *t->reached);
+    if (quantizer)
+        *quantizer = c.used;
     if (o->iters == 0)
         return c.used;
     t->losses = carve(&c, o->iters, sizeof *t->losses);
@@ -86,31 +90,54 @@ static size_t carve_all(struct rh_tuner *t, void *base)
     return c.used;
 }
 
-static void describe_items(struct rh_tuner *t)
+/* Adds a linear to the quantizer; at and expert are the block's. */
+static void describe(struct rh_tuner *t, const struct rh_linear *l, int64_t at, int expert)
 {
     struct rh_quantizer *q = &t->q;
-    q->count = (int64_t)rh_block_linear_count(t->block);
-    t->items = rh_alloc_array((size_t)q->count + 1, sizeof *t->items);
-    for (int64_t i = 0; i < q->count; i++) {
-        const struct rh_block_linear *b = rh_block_linear_at(t->block, (size_t)i);
-        const struct rh_linear *l = b->linear;
-        struct rh_scheme scheme = {l->bits, l->sym, l->group_size};
-        RH_ASSERT(rh_scheme_valid(&scheme));
-        t->items[i] = (struct rh_quant_item){
-            .out_features = l->out_features,
-            .in_features = l->in_features,
-            .at = b->at,
-            .group_at = q->groups,
-            .row_at = q->rows,
-            .group = rh_scheme_group(&scheme, l->in_features),
-            .groups = rh_scheme_groups(&scheme, l->in_features),
-            .expert = b->expert,
-            .bits = l->bits,
-            .sym = l->sym,
-        };
-        q->rows += l->out_features;
-        q->groups += l->out_features * t->items[i].groups;
+    struct rh_scheme scheme = {l->bits, l->sym, l->group_size};
+    RH_ASSERT(rh_scheme_valid(&scheme));
+    struct rh_quant_item *item = &t->items[q->count++];
+    *item = (struct rh_quant_item){
+        .out_features = l->out_features,
+        .in_features = l->in_features,
+        .at = at,
+        .group_at = q->groups,
+        .row_at = q->rows,
+        .group = rh_scheme_group(&scheme, l->in_features),
+        .groups = rh_scheme_groups(&scheme, l->in_features),
+        .expert = expert,
+        .bits = l->bits,
+        .sym = l->sym,
+    };
+    q->rows += l->out_features;
+    q->groups += l->out_features * item->groups;
+}
+
+static void describe_items(struct rh_tuner *t)
+{
+    size_t count = rh_block_linear_count(t->block);
+    t->items = rh_alloc_array(count + 1, sizeof *t->items);
+    for (size_t i = 0; i < count; i++) {
+        const struct rh_block_linear *b = rh_block_linear_at(t->block, i);
+        describe(t, b->linear, b->at, b->expert);
     }
+}
+
+void rh_tuner_needs(struct rh_backend *backend, const struct rh_unit *unit, int64_t experts,
+                    int64_t elements, const struct rh_tune_options *options, int64_t seq,
+                    int64_t hidden, size_t *quantizer, size_t *batches)
+{
+    struct rh_tuner t = {.backend = backend, .options = *options, .experts = experts,
+                         .weights = elements,
+                         .batch_elements = options->batch_size * seq * hidden};
+    t.items = rh_alloc_array(unit->linear_count + 1, sizeof *t.items);
+    for (size_t i = 0; i < unit->linear_count; i++) {
+        if (unit->linears[i].bits < 16)
+            describe(&t, &unit->linears[i], 0, -1);
+    }
+    size_t all = carve_all(&t, NULL, quantizer);
+    *batches = all - *quantizer;
+    rh_free(t.items);
 }
 
 static enum rh_rc make_memory(struct rh_tuner *t, struct rh_error *err)
@@ -118,11 +145,11 @@ static enum rh_rc make_memory(struct rh_tuner *t, struct rh_error *err)
     struct rh_quantizer *q = &t->q;
     const struct rh_block_arenas *arenas = rh_block_arenas(t->block);
     const struct rh_tune_state fresh = {.fault = RH_FAULT_NONE, .better = 1};
-    enum rh_rc rc = rh_backend_alloc(t->backend, carve_all(t, NULL), "tuning parameters of a block",
-                                     &t->memory, err);
+    enum rh_rc rc = rh_backend_alloc(t->backend, carve_all(t, NULL, NULL),
+                                     "tuning parameters of a block", &t->memory, err);
     if (rc != RH_OK)
         return rc;
-    carve_all(t, t->memory);
+    carve_all(t, t->memory, NULL);
     q->host_items = t->items;
     q->weight = arenas->weights;
     q->weight_q = arenas->weights_q;
@@ -183,6 +210,7 @@ enum rh_rc rh_tuner_new(struct rh_backend *backend, struct rh_block *block,
     t->block = block;
     t->options = *options;
     t->experts = rh_block_experts(block);
+    t->weights = rh_block_arenas(block)->elements;
     t->batch_elements = options->batch_size * seq * hidden;
     describe_items(t);
     enum rh_rc rc = make_memory(t, err);
@@ -376,8 +404,7 @@ enum rh_rc rh_tuned_take(const struct rh_tuner *t, struct rh_tuned *out, struct 
     const struct rh_quantizer *q = &t->q;
     *out = (struct rh_tuned){.count = (size_t)q->count};
     out->linears = rh_alloc_array(out->count + 1, sizeof *out->linears);
-    enum rh_rc rc = download(t, q->codes, (size_t)rh_block_arenas(t->block)->elements, &out->codes,
-                             err);
+    enum rh_rc rc = download(t, q->codes, (size_t)t->weights, &out->codes, err);
     if (rc == RH_OK)
         rc = download(t, q->scales, (size_t)q->groups * sizeof *q->scales, &out->scales, err);
     if (rc == RH_OK && q->zeros)

@@ -66,6 +66,13 @@ struct rh_tuned {
 /* The parameters of a block's linears, and the buffers of the loop. */
 struct rh_tuner;
 
+/* Backend memory that a tuner takes, known without a block: *quantizer for parameters and results,
+ * *batches for minibatches and, when the rows of an iteration are cut, for sums of gradients.
+ * elements: of an arena (rh_block_needs()). */
+void rh_tuner_needs(struct rh_backend *backend, const struct rh_unit *unit, int64_t experts,
+                    int64_t elements, const struct rh_tune_options *options, int64_t seq,
+                    int64_t hidden, size_t *quantizer, size_t *batches);
+
 /*
  * The block must be reserved for options->batch_size x data->seq, with backward unless iters is 0,
  * and outlive the tuner. Leaves the block's weights_q at round to nearest. RH_ERR_NUMERIC names a

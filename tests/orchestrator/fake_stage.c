@@ -178,6 +178,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s: call it rh-<stage>\n", argv[0]);
         return 2;
     }
-    return rh_stage_main(&(struct rh_stage){stage + 3, ops, sizeof ops / sizeof *ops, 1, NULL},
+    return rh_stage_main(&(struct rh_stage){.name = stage + 3, .ops = ops,
+                                            .op_count = sizeof ops / sizeof *ops,
+                                            .default_slots = 1},
                          argc, argv);
 }

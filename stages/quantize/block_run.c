@@ -1,0 +1,251 @@
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/mem.h"
+#include "session.h"
+#include "tuning/block_file.h"
+#include "tuning/forward.h"
+
+/* Does the backend compute while this process does something else? */
+static bool is_device(const struct rh_session *s)
+{
+    return rh_backend_depth(s->backend) > 1;
+}
+
+static char *tensors_path(const struct rh_session *s, int64_t block)
+{
+    const struct rh_unit *unit = rh_model_plan_block(s->plan, block);
+    return rh_session_path(s, "fetch", (int64_t)unit->index, "tensors.safetensors");
+}
+
+static enum rh_rc load(void *arg, struct rh_error *err)
+{
+    struct rh_loading *l = arg;
+    struct rh_session *s = l->session;
+    char *path = tensors_path(s, l->index);
+    struct rh_safetensors *file = NULL;
+    enum rh_rc rc = rh_safetensors_open(path, &file, err);
+    if (rc == RH_OK)
+        rc = rh_block_new(s->backend, &s->plan->config, rh_model_plan_block(s->plan, l->index),
+                          file, &l->block, err);
+    rh_safetensors_close(file);
+    rh_free(path);
+    return rc;
+}
+
+/* Loads the block after `index` behind its tuning, once its tensors are there. */
+static void load_ahead(struct rh_session *s, int64_t index)
+{
+    struct rh_loading *l = &s->loading;
+    if (!is_device(s) || l->index >= 0 || index >= rh_task_last_index(s->task))
+        return;
+    char *path = tensors_path(s, index + 1);
+    if (rh_fs_exists(path)) { /* artifacts appear whole */
+        l->index = index + 1;
+        rh_background_start(&l->thread, load, l);
+    }
+    rh_free(path);
+}
+
+static enum rh_rc take_block(struct rh_session *s, int64_t index, struct rh_block **out,
+                             struct rh_error *err)
+{
+    struct rh_loading *l = &s->loading;
+    const struct rh_unit *unit = rh_model_plan_block(s->plan, index);
+    enum rh_rc rc = RH_OK;
+    if (l->index == index) {
+        rc = rh_background_join(&l->thread, err);
+    } else {
+        rc = rh_task_wait_artifact(s->task, "fetch", (int64_t)unit->index, err);
+        l->index = index;
+        if (rc == RH_OK)
+            rc = load(l, err);
+    }
+    *out = l->block;
+    l->block = NULL;
+    l->index = -1;
+    if (rc == RH_OK)
+        rc = rh_block_reserve(*out, s->options.batch_size, s->chain.seq, s->options.iters > 0, err);
+    return rc;
+}
+
+/* Progress of one block. */
+struct beat {
+    struct rh_session *session;
+    int64_t block, iter;
+};
+
+static enum rh_rc beat(void *arg, struct rh_error *err)
+{
+    const struct beat *b = arg;
+    rh_task_progress(b->session->task, b->session->phase, (double)b->iter,
+                     (double)b->session->options.iters, "iterations");
+    load_ahead(b->session, b->block);
+    return rh_task_check(b->session->task, err);
+}
+
+static enum rh_rc after_iteration(void *arg, int64_t iter, double loss, double best_loss,
+                                  struct rh_error *err)
+{
+    struct beat *b = arg;
+    b->iter = iter + 1;
+    rh_task_tick(b->session->task, b->block, iter, b->session->options.iters, loss, best_loss);
+    return beat(b, err);
+}
+
+static enum rh_rc write_report(const char *dir, const struct rh_block_report *report,
+                               struct rh_error *err)
+{
+    char *path = rh_fs_join(dir, "report.json");
+    struct rh_json *json = rh_block_report_json(report);
+    enum rh_rc rc = rh_json_write(path, json, err);
+    rh_json_free(json);
+    rh_free(path);
+    return rc;
+}
+
+static enum rh_rc write_block(void *arg, struct rh_error *err)
+{
+    struct rh_writing *w = arg;
+    struct rh_task *task = w->session->task;
+    int64_t index = w->report.block;
+    char *name = rh_format("tune-%05lld", (long long)index);
+    char *dir = rh_fs_join(rh_task_staging(task), name);
+    char *codes = rh_fs_join(dir, "block.safetensors");
+    char *chain = rh_fs_join(dir, "chain.safetensors");
+    enum rh_rc rc = rh_fs_mkdirs(dir, err);
+    if (rc == RH_OK)
+        rc = rh_block_file_write(codes, &w->tuned, err);
+    if (rc == RH_OK)
+        rc = rh_chain_write(w->chain, chain, err);
+    if (rc == RH_OK)
+        rc = write_report(dir, &w->report, err);
+    if (rc == RH_OK) {
+        double seconds = (double)(rh_clock_ns() - w->started) * 1e-9;
+        rc = rh_task_checkpoint(task, name, index, rh_block_report_metrics(&w->report, seconds),
+                                err);
+    }
+    rh_free(codes);
+    rh_free(chain);
+    rh_free(dir);
+    rh_free(name);
+    return rc;
+}
+
+static void writing_done(struct rh_writing *w)
+{
+    rh_tuned_done(&w->tuned);
+    rh_free((void *)(uintptr_t)w->report.tokens);
+    rh_free((void *)(uintptr_t)w->report.reached);
+    w->report = (struct rh_block_report){0};
+}
+
+static enum rh_rc finish_writing(struct rh_session *s, struct rh_error *err)
+{
+    enum rh_rc rc = rh_background_join(&s->writing.thread, err);
+    int64_t index = s->writing.report.block;
+    writing_done(&s->writing);
+    return rc == RH_OK ? rc : rh_error_prefix(err, "files of block %lld", (long long)index);
+}
+
+/* A copy of the chains that the next block leaves alone. */
+static enum rh_rc take_snapshot(struct rh_session *s, struct rh_error *err)
+{
+    const struct rh_chain *c = &s->chain;
+    enum rh_rc rc = RH_OK;
+    if (!s->snapshot.fp)
+        rc = rh_chain_new(s->backend, true, c->samples, c->seq, c->hidden, &s->snapshot, err);
+    if (rc != RH_OK)
+        return rc;
+    rh_backend_copy(s->backend, s->snapshot.fp, c->fp, rh_chain_bytes(c));
+    rh_backend_copy(s->backend, s->snapshot.quant, c->quant, rh_chain_bytes(c));
+    return rh_backend_sync(s->backend, err);
+}
+
+/* Takes over the result of a block, tokens and reached of its report included; its files follow now or behind the next block. */
+static enum rh_rc hand_in(struct rh_session *s, const struct rh_tuner *tuner,
+                          const struct rh_block_report *report, int64_t started,
+                          struct rh_error *err)
+{
+    struct rh_writing *w = &s->writing;
+    bool behind = is_device(s) && !s->memory.chains_on_host;
+    w->report = *report;
+    w->started = started;
+    w->chain = behind ? &s->snapshot : &s->chain;
+    enum rh_rc rc = rh_tuned_take(tuner, &w->tuned, err);
+    if (rc == RH_OK)
+        rc = behind ? take_snapshot(s, err) : rh_backend_sync(s->backend, err);
+    if (rc != RH_OK)
+        return rc;
+    if (!behind)
+        return write_block(w, err);
+    rh_background_start(&w->thread, write_block, w);
+    return RH_OK;
+}
+
+/* From the source outputs to the quantized ones; tokens and reached are the report's. */
+static enum rh_rc tune(struct rh_session *s, struct rh_block *block, struct beat *b,
+                       struct rh_tuner *tuner, int64_t *tokens, int64_t *reached,
+                       struct rh_block_report *report, struct rh_error *err)
+{
+    const struct rh_chain *c = &s->chain;
+    struct rh_pulse pulse = {beat, b};
+    struct rh_tune_watch watch = {after_iteration, b};
+    struct rh_tune_data data = {c->samples, c->seq, c->hidden, c->quant, c->fp, s->order};
+    bool chained = s->recipe->enable_quanted_input;
+    enum rh_rc rc = rh_forward_source(s->backend, block, s->options.batch_size, &s->chain, tokens,
+                                      &pulse, err);
+    if (rc == RH_OK)
+        rc = rh_tune_block(tuner, &data, &watch, reached, &report->result, err);
+    if (rc == RH_OK)
+        rc = rh_forward_quantized(s->backend, block, s->options.batch_size, chained, &s->chain,
+                                  &report->final_loss, &pulse, err);
+    if (rc == RH_OK && !chained)
+        rh_backend_copy(s->backend, c->quant, c->fp, rh_chain_bytes(c));
+    return rc;
+}
+
+enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_error *err)
+{
+    int64_t started = rh_clock_ns();
+    struct rh_block *block = NULL;
+    struct rh_tuner *tuner = NULL;
+    struct beat b = {s, index, 0};
+    int64_t experts = s->plan->config.num_experts;
+    int64_t *tokens = rh_alloc_array((size_t)experts, sizeof *tokens);
+    int64_t *reached = rh_alloc_array((size_t)experts, sizeof *reached);
+    struct rh_block_report report = {.block = index, .iters = s->options.iters, .experts = experts,
+                                     .tokens = tokens, .reached = reached};
+    rh_session_draw_order(s);
+    enum rh_rc rc = take_block(s, index, &block, err);
+    if (rc == RH_OK)
+        rc = rh_tuner_new(s->backend, block, &s->options, s->chain.seq, s->chain.hidden, &tuner,
+                          err);
+    if (rc == RH_OK)
+        rc = tune(s, block, &b, tuner, tokens, reached, &report, err);
+    if (rc != RH_OK)
+        rh_error_prefix(err, "block %lld", (long long)index);
+    if (rc == RH_OK)
+        rc = finish_writing(s, err); /* of the block before */
+    if (rc == RH_OK) {
+        report.linears = rh_block_linear_count(block);
+        rc = hand_in(s, tuner, &report, started, err);
+    } else {
+        rh_free(tokens);
+        rh_free(reached);
+    }
+    rh_tuner_free(tuner);
+    rh_block_free(block);
+    return rc;
+}
+
+enum rh_rc rh_session_settle(struct rh_session *s, struct rh_error *err)
+{
+    enum rh_rc loaded = rh_background_join(&s->loading.thread, NULL);
+    (void)loaded; /* nobody waits for that block any more */
+    rh_block_free(s->loading.block);
+    s->loading.block = NULL;
+    s->loading.index = -1;
+    return finish_writing(s, err);
+}

@@ -1,0 +1,59 @@
+#ifndef RH_QUANTIZE_SESSION_H
+#define RH_QUANTIZE_SESSION_H
+
+#include "families/model_plan.h"
+#include "harness/stage.h"
+#include "random/minibatch.h"
+#include "tuning/background.h"
+#include "tuning/chain.h"
+#include "tuning/memory_plan.h"
+#include "tuning/report.h"
+#include "tuning/tuner.h"
+
+/* A block on its way from its file, maybe while another one is tuned. */
+struct rh_loading {
+    struct rh_session *session;
+    int64_t index; /* -1: none */
+    struct rh_block *block;
+    struct rh_background thread;
+};
+
+/* A finished block on its way into files, maybe while the next one is tuned. */
+struct rh_writing {
+    struct rh_session *session;
+    struct rh_tuned tuned;
+    struct rh_block_report report; /* tokens and reached are owned */
+    const struct rh_chain *chain;
+    int64_t started; /* rh_clock_ns() */
+    struct rh_background thread;
+};
+
+/* What lives as long as a session of blocks. */
+struct rh_session {
+    struct rh_task *task;
+    const struct rh_recipe *recipe; /* borrowed */
+    struct rh_model_plan *plan;
+    struct rh_backend *backend;
+    struct rh_memory_plan memory;
+    struct rh_chain chain;
+    struct rh_chain snapshot; /* on the host, of the last block; only beside a device */
+    struct rh_tune_options options;
+    struct rh_minibatch *sampler;
+    int64_t *order; /* [iters, rows] of the block at hand */
+    struct rh_loading loading;
+    struct rh_writing writing;
+    char phase[32];
+};
+
+/* "<artifact>/name"; owned by the caller. */
+char *rh_session_path(const struct rh_session *s, const char *op, int64_t index, const char *name);
+/* The rows of all iterations of the next block. */
+void rh_session_draw_order(struct rh_session *s);
+
+/* Tunes one block and hands it in, behind the next one where the backend computes beside the host. */
+RH_MUST_USE enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index,
+                                            struct rh_error *err);
+/* Waits for what is still being written, and drops what was loaded ahead. */
+RH_MUST_USE enum rh_rc rh_session_settle(struct rh_session *s, struct rh_error *err);
+
+#endif
