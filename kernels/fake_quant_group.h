@@ -6,6 +6,21 @@
 
 #include "quant/grid.h"
 
+/* rh_grid_make() for a grid whose codes are stored as bytes. */
+RH_GRID_FN void rh_fake_quant_grid(const struct rh_scheme *scheme, float lo, float hi, float *alpha,
+                                   float *beta, struct rh_grid *grid)
+{
+    rh_grid_make(scheme, lo, hi, alpha, beta, grid);
+    /* Near its threshold a scale rounded down can push the zero point of 8 bits to 256, one past
+     * the last code and more than a byte holds. */
+    float last = (float)((1 << scheme->bits) - 1);
+    if (grid->zero > last) {
+        grid->zero = last;
+        grid->low = -last;
+        grid->high = 0.0F;
+    }
+}
+
 /*
  * The inner loops of the quantizer on one group, once per instruction set. Internal to the kernels.
  * The vector versions take groups whose length is a multiple of 16 only.

@@ -1,16 +1,22 @@
 #ifndef RH_QUANT_GRID_H
 #define RH_QUANT_GRID_H
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __F16C__
+#if defined(__F16C__) && !defined(__CUDACC__)
 #include <immintrin.h>
 #endif
 
 #include "quant/scheme.h"
 #include "tensor/dtype.h"
+
+/* Device code defines it before the include, to have the same formulas there. */
+#ifndef RH_GRID_FN
+#define RH_GRID_FN static inline
+#endif
 
 /*
  * The scalar part of a group: from its range and the two range factors to the grid, and from sums
@@ -43,35 +49,39 @@ struct rh_group_sums {
 #define RH_SCALE_MIN      0x1.5p-17F
 
 /* fp32 -> fp16 -> fp32, half to even. */
-static inline uint16_t rh_grid_half(float x)
+RH_GRID_FN uint16_t rh_grid_half(float x)
 {
-#ifdef __F16C__
+#if defined(__CUDA_ARCH__)
+    return __half_as_ushort(__float2half_rn(x));
+#elif defined(__F16C__) && !defined(__CUDACC__)
     return (uint16_t)_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT);
 #else
     return rh_f32_to_f16(x);
 #endif
 }
 
-static inline float rh_grid_widen(uint16_t x)
+RH_GRID_FN float rh_grid_widen(uint16_t x)
 {
-#ifdef __F16C__
+#if defined(__CUDA_ARCH__)
+    return __half2float(__ushort_as_half(x));
+#elif defined(__F16C__) && !defined(__CUDACC__)
     return _cvtsh_ss(x);
 #else
     return rh_f16_to_f32(x);
 #endif
 }
 
-static inline float rh_grid_round_half(float x)
+RH_GRID_FN float rh_grid_round_half(float x)
 {
     return rh_grid_widen(rh_grid_half(x));
 }
 
-static inline float rh_grid_unit(float x)
+RH_GRID_FN float rh_grid_unit(float x)
 {
     return x < 0.0F ? 0.0F : x > 1.0F ? 1.0F : x;
 }
 
-static inline void rh_grid_scale(struct rh_grid *grid, float raw)
+RH_GRID_FN void rh_grid_scale(struct rh_grid *grid, float raw)
 {
     grid->scale_bits = rh_grid_half(raw);
     grid->scale = rh_grid_widen(grid->scale_bits);
@@ -91,7 +101,7 @@ static inline void rh_grid_scale(struct rh_grid *grid, float raw)
 }
 
 /* lo = min(min w, 0), hi = max(max w, 0). alpha and beta are clamped to [0, 1] in place. */
-static inline void rh_grid_make(const struct rh_scheme *scheme, float lo, float hi, float *alpha,
+RH_GRID_FN void rh_grid_make(const struct rh_scheme *scheme, float lo, float hi, float *alpha,
                                 float *beta, struct rh_grid *grid)
 {
     *alpha = rh_grid_unit(*alpha);
@@ -110,14 +120,14 @@ static inline void rh_grid_make(const struct rh_scheme *scheme, float lo, float 
         grid->below = lo * *alpha;
         grid->above = hi * *beta;
         rh_grid_scale(grid, (grid->above - grid->below) / steps);
-        grid->zero = __builtin_rintf(-grid->below / grid->scale);
+        grid->zero = rintf(-grid->below / grid->scale);
         grid->low = -grid->zero;
         grid->high = steps - grid->zero;
     }
 }
 
 /* Gradients of alpha and beta. The fp16 rounding of the scale's gradient is auto-round's. */
-static inline void rh_grid_gradient(const struct rh_scheme *scheme, const struct rh_grid *grid,
+RH_GRID_FN void rh_grid_gradient(const struct rh_scheme *scheme, const struct rh_grid *grid,
                                     const struct rh_group_sums *sums, float lo, float hi,
                                     float *out_alpha, float *out_beta)
 {
@@ -141,14 +151,14 @@ static inline void rh_grid_gradient(const struct rh_scheme *scheme, const struct
 }
 
 /* p - rate * sign(gradient); a NaN has no sign, as in torch. */
-static inline float rh_grid_sign_step(float p, float gradient, float rate)
+RH_GRID_FN float rh_grid_sign_step(float p, float gradient, float rate)
 {
     return gradient > 0.0F ? p - rate : gradient < 0.0F ? p + rate : p;
 }
 
 /* Sixteen partial sums (element j belongs to lane j mod 16) in one fixed order: the order of every
  * implementation, whatever its vector width. */
-static inline float rh_grid_lane_sum(const float lanes[16])
+RH_GRID_FN float rh_grid_lane_sum(const float lanes[16])
 {
     float half[8];
     for (int i = 0; i < 8; i++)

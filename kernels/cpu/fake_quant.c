@@ -94,15 +94,8 @@ static const struct rh_group_kernel *kernel_for(const struct pass *pass, int64_t
 static void grid_at(const struct rh_quantizer *q, const struct rh_scheme *scheme, int64_t group,
                     struct rh_grid *grid)
 {
-    rh_grid_make(scheme, q->lo[group], q->hi[group], &q->alpha[group], &q->beta[group], grid);
-    /* Near its threshold a scale rounded down can push the zero point of 8 bits to 256, one past
-     * the last code and more than a byte holds. */
-    float last = (float)((1 << scheme->bits) - 1);
-    if (grid->zero > last) {
-        grid->zero = last;
-        grid->low = -last;
-        grid->high = 0.0F;
-    }
+    rh_fake_quant_grid(scheme, q->lo[group], q->hi[group], &q->alpha[group], &q->beta[group],
+                       grid);
 }
 
 static void start_row(const struct pass *pass, const struct rh_quant_item *item, int64_t row,
