@@ -1,0 +1,572 @@
+#ifndef RH_KERNELS_CUDA_DELTA_CHUNK_BACKWARD_CUH
+#define RH_KERNELS_CUDA_DELTA_CHUNK_BACKWARD_CUH
+
+#include "cuda/delta_chunk.cuh"
+
+/* Per chunk, after the scan of delta_rule_backward.cu: dQ, dK, dV, dbeta, dg. Formulas and names:
+ * docs/numerics.md. */
+
+#define C RH_DELTA_CHUNK
+
+namespace
+{
+
+typedef __nv_bfloat16 bf16;
+
+/* What the scan leaves for the chunks, in the backend's scratch memory. */
+struct gradients {
+    unsigned char *dr; /* [D, 64] dR^T */
+    unsigned char *ds; /* [D, D] gradient of the leaving state, dS^T: value x key */
+};
+
+#define CHUNK_THREADS 256
+/* Warp w has the rows 16 (w mod 4) .. + 15 and half w / 4 of the columns of every product. */
+#define STRIP ((int)threadIdx.x / RH_WARP % 4)
+#define HALF ((int)threadIdx.x / RH_WARP / 4)
+
+template <int D> struct chunk_shared {
+    unsigned char key[RH_TILE_BYTES(C, D)];
+    unsigned char query[RH_TILE_BYTES(C, D)];
+    unsigned char dr[RH_TILE_BYTES(C, D)];
+    union {
+        unsigned char d_o[RH_TILE_BYTES(C, D)];
+        unsigned char xv[RH_TILE_BYTES(C, D)];
+    };
+    union {
+        unsigned char r[RH_TILE_BYTES(C, D)];
+        unsigned char lambda[RH_TILE_BYTES(C, C)];
+    };
+    union {
+        unsigned char s[RH_TILE_BYTES(D, D)];
+        struct {
+            unsigned char dw[RH_TILE_BYTES(C, D)];
+            unsigned char xk[RH_TILE_BYTES(C, D)];
+        } second;
+    };
+    union {
+        unsigned char ds[RH_TILE_BYTES(D, D)];
+        struct {
+            unsigned char u[RH_TILE_BYTES(C, D)];
+            unsigned char w[RH_TILE_BYTES(C, D)];
+        } third;
+    };
+    unsigned char a[RH_TILE_BYTES(C, C)]; /* dP * decay, later diag(beta) dL * decay */
+    struct rh_delta_gates gates;
+    double dc[2][C]; /* of the two halves, like the next two */
+    float dbeta[2][C];
+    float leaving[2][C];
+    float column[4][C]; /* column sums, of the four strips */
+    float dot[CHUNK_THREADS / RH_WARP];
+};
+
+/* What a thread carries for its rows g and g + 8 of the strip, over its half of the columns. */
+struct rows {
+    double dc[2];
+    float dbeta[2];
+    float leaving[2]; /* e of the formulas */
+};
+
+/* The sum over the four lanes of a row. */
+__device__ __forceinline__ float row_sum(float x)
+{
+    x += __shfl_xor_sync(RH_FULL, x, 1);
+    return x + __shfl_xor_sync(RH_FULL, x, 2);
+}
+
+/* Sums over the rows of the strip of this thread's 4 tiles of columns, to or onto column[strip]. */
+template <bool Add>
+__device__ __forceinline__ void column_sums(float (*column)[C], const float sum[4][2])
+{
+    const int lane = (int)(threadIdx.x % RH_WARP);
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            float x = sum[n][k];
+#pragma unroll
+            for (int step = 4; step < RH_WARP; step *= 2)
+                x += __shfl_xor_sync(RH_FULL, x, step);
+            float *at = &column[STRIP][32 * HALF + 8 * n + 2 * (lane % 4) + k];
+            if (lane < 4)
+                *at = Add ? *at + x : x;
+        }
+    }
+}
+
+/* x row-scaled onto sum, and the row sums of x * tile. */
+template <int N>
+__device__ __forceinline__ void add_rows(float (*sum)[4], const float (*x)[4],
+                                         const float factor[2], const unsigned char *tile,
+                                         int columns, int first, float dot[2])
+{
+    dot[0] = dot[1] = 0.0F;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t t = rh_load_word(tile, columns, 2 * STRIP + half, first + n);
+            dot[half] += x[n][2 * half] * rh_bf16_low(t) + x[n][2 * half + 1] * rh_bf16_high(t);
+            sum[n][2 * half] += factor[half] * x[n][2 * half];
+            sum[n][2 * half + 1] += factor[half] * x[n][2 * half + 1];
+        }
+    }
+    dot[0] = row_sum(dot[0]);
+    dot[1] = row_sum(dot[1]);
+}
+
+/* [64, D] accumulators of this warp into a tile. */
+template <int N>
+__device__ __forceinline__ void store_tile(unsigned char *tile, int columns, int first,
+                                           const float (*x)[4])
+{
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        rh_store_word(tile, columns, 2 * STRIP, first + n, rh_bf16_pair(x[n][0], x[n][1]));
+        rh_store_word(tile, columns, 2 * STRIP + 1, first + n, rh_bf16_pair(x[n][2], x[n][3]));
+    }
+}
+
+template <int D> struct chunk_gradients {
+    float q[D / 16][4], k[D / 16][4];
+};
+
+/* X = dO S^T: dQ += diag(e^c) X. */
+template <int D>
+__device__ __forceinline__ void through_state(const struct chunk_shared<D> &x,
+                                              struct chunk_gradients<D> *d, struct rows *rows)
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int first = HALF * (D / 16);
+    float t[D / 16][4];
+    rh_clear<D / 16>(t);
+#pragma unroll
+    for (int k = 0; k < D / 8; k += 2) {
+        uint32_t a[4];
+        rh_load_a<false>(a, x.d_o, D / 8, 2 * STRIP, k);
+        rh_multiply<D / 16, true>(t, a, x.s, D / 8, k, first);
+    }
+    const float e[2] = {x.gates.e[16 * STRIP + g], x.gates.e[16 * STRIP + g + 8]};
+    float dot[2];
+    add_rows<D / 16>(d->q, t, e, x.query, D / 8, first, dot);
+    rows->dc[0] += (double)(e[0] * dot[0]);
+    rows->dc[1] += (double)(e[1] * dot[1]);
+}
+
+/* Y = R dS^T: dK += diag(e^(c_last - c)) Y. */
+template <int D>
+__device__ __forceinline__ void through_leaving(const struct chunk_shared<D> &x,
+                                                struct chunk_gradients<D> *d, struct rows *rows)
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int first = HALF * (D / 16);
+    float t[D / 16][4];
+    rh_clear<D / 16>(t);
+#pragma unroll
+    for (int k = 0; k < D / 8; k += 2) {
+        uint32_t a[4];
+        rh_load_a<true>(a, x.r, RH_CHUNK_BLOCKS, 2 * STRIP, k);
+        rh_multiply<D / 16, true>(t, a, x.ds, D / 8, k, first);
+    }
+    const float f[2] = {x.gates.f[16 * STRIP + g], x.gates.f[16 * STRIP + g + 8]};
+    float dot[2];
+    add_rows<D / 16>(d->k, t, f, x.key, D / 8, first, dot);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        rows->leaving[half] = f[half] * dot[half];
+        rows->dc[half] -= (double)rows->leaving[half];
+    }
+}
+
+/* a = tril(dO R^T) * decay into its tile, and the sums of a * (Q K^T). */
+template <int D>
+__device__ __forceinline__ void through_scores(struct chunk_shared<D> &x, struct rows *rows)
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int t = (int)(threadIdx.x % 4);
+    float dp[4][4];
+    float qk[4][4];
+    rh_clear<4>(dp);
+    rh_clear<4>(qk);
+#pragma unroll
+    for (int k = 0; k < D / 8; k += 2) {
+        uint32_t a[4];
+        rh_load_a<false>(a, x.d_o, D / 8, 2 * STRIP, k);
+        rh_multiply<4, true>(dp, a, x.r, RH_CHUNK_BLOCKS, k, 4 * HALF);
+        rh_load_a<false>(a, x.query, D / 8, 2 * STRIP, k);
+        rh_multiply<4, false>(qk, a, x.key, D / 8, k, 4 * HALF);
+    }
+    float row[2] = {0.0F, 0.0F};
+    float column[4][2] = {};
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = 16 * STRIP + g + 8 * half;
+            float a[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const int j = 32 * HALF + 8 * n + 2 * t + k;
+                a[k] = j <= i ? dp[n][2 * half + k] * rh_decay(x.gates, i, j) : 0.0F;
+                const float m = a[k] * qk[n][2 * half + k];
+                row[half] += m;
+                column[n][k] += m;
+            }
+            rh_store_word(x.a, RH_CHUNK_BLOCKS, 2 * STRIP + half, 4 * HALF + n,
+                          rh_bf16_pair(a[0], a[1]));
+        }
+    }
+    column_sums<false>(x.column, column);
+    rows->dc[0] += (double)row_sum(row[0]);
+    rows->dc[1] += (double)row_sum(row[1]);
+}
+
+/* dQ += a K, dK += a^T Q */
+template <int D>
+__device__ __forceinline__ void apply_scores(const struct chunk_shared<D> &x,
+                                             struct chunk_gradients<D> *d)
+{
+    const int first = HALF * (D / 16);
+    for (int k = 0; k < 4; k++) { /* a has nothing above its diagonal */
+        uint32_t a[4];
+        if (k <= STRIP) {
+            rh_load_a<false>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
+            rh_multiply<D / 16, true>(d->q, a, x.key, D / 8, 2 * k, first);
+        }
+        if (k >= STRIP) {
+            rh_load_a<true>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
+            rh_multiply<D / 16, true>(d->k, a, x.query, D / 8, 2 * k, first);
+        }
+    }
+}
+
+/* <S, dS>, a part for each warp. */
+template <int D> __device__ __forceinline__ void state_dot(struct chunk_shared<D> &x)
+{
+    float sum = 0.0F;
+    for (int at = (int)threadIdx.x * 4; at < (int)sizeof x.s; at += CHUNK_THREADS * 4) {
+        const uint32_t s = *(const uint32_t *)(x.s + at);
+        const uint32_t d = *(const uint32_t *)(x.ds + at);
+        sum += rh_bf16_low(s) * rh_bf16_low(d) + rh_bf16_high(s) * rh_bf16_high(d);
+    }
+    sum = rh_warp_sum(sum);
+    if (threadIdx.x % RH_WARP == 0)
+        x.dot[threadIdx.x / RH_WARP] = sum;
+}
+
+/* X_v = Lambda^T dR (to its tile): dV = diag(beta) X_v. */
+template <int D>
+__device__ __forceinline__ void through_value(struct chunk_shared<D> &x, const bf16 *v, int64_t ldv,
+                                              bf16 *dv, int64_t lddv, int exist, int size,
+                                              struct rows *rows)
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int t = (int)(threadIdx.x % 4);
+    const int first = HALF * (D / 16);
+    float xv[D / 16][4];
+    rh_clear<D / 16>(xv);
+    for (int k = STRIP; k < 4; k++) {
+        uint32_t a[4];
+        rh_load_a<true>(a, x.lambda, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
+        rh_multiply<D / 16, false>(xv, a, x.dr, RH_CHUNK_BLOCKS, 2 * k, first);
+    }
+    float dot[2] = {0.0F, 0.0F};
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = 16 * STRIP + g + 8 * half;
+            const int column = 8 * (first + n) + 2 * t;
+            if (i >= exist || column >= size)
+                continue;
+            const uint32_t value = *(const uint32_t *)(v + i * ldv + column);
+            const float a = xv[n][2 * half];
+            const float b = xv[n][2 * half + 1];
+            dot[half] += a * rh_bf16_low(value) + b * rh_bf16_high(value);
+            *(uint32_t *)(dv + i * lddv + column) =
+                rh_bf16_pair(x.gates.beta[i] * a, x.gates.beta[i] * b);
+        }
+    }
+    rows->dbeta[0] += row_sum(dot[0]);
+    rows->dbeta[1] += row_sum(dot[1]);
+    store_tile<D / 16>(x.xv, D / 8, first, xv);
+}
+
+/* dW = -dR S^T, kept in registers until S is free. */
+template <int D>
+__device__ __forceinline__ void gradient_of_w(const struct chunk_shared<D> &x,
+                                              float dw[D / 16][4])
+{
+    rh_clear<D / 16>(dw);
+#pragma unroll
+    for (int k = 0; k < D / 8; k += 2) {
+        uint32_t a[4];
+        rh_load_a<true>(a, x.dr, RH_CHUNK_BLOCKS, 2 * STRIP, k);
+        rh_negate(a);
+        rh_multiply<D / 16, true>(dw, a, x.s, D / 8, k, HALF * (D / 16));
+    }
+}
+
+/* X_k = Lambda^T dW (to its tile): dK += diag(beta e^c) X_k. */
+template <int D>
+__device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct chunk_gradients<D> *d,
+                                            struct rows *rows)
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int first = HALF * (D / 16);
+    float xk[D / 16][4];
+    rh_clear<D / 16>(xk);
+    for (int k = STRIP; k < 4; k++) {
+        uint32_t a[4];
+        rh_load_a<true>(a, x.lambda, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
+        rh_multiply<D / 16, true>(xk, a, x.second.dw, D / 8, 2 * k, first);
+    }
+    float e[2];
+    float beta_e[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int i = 16 * STRIP + g + 8 * half;
+        e[half] = x.gates.e[i];
+        beta_e[half] = x.gates.beta[i] * e[half];
+    }
+    float dot[2];
+    add_rows<D / 16>(d->k, xk, beta_e, x.key, D / 8, first, dot);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        rows->dbeta[half] += e[half] * dot[half];
+        rows->dc[half] += (double)(beta_e[half] * dot[half]);
+    }
+    store_tile<D / 16>(x.second.xk, D / 8, first, xk);
+}
+
+/* dL = -tril_-1(X_v U^T + X_k W^T): diag(beta) dL * decay into its tile and the sums with K K^T. */
+template <int D>
+__device__ __forceinline__ void through_lower(struct chunk_shared<D> &x, struct rows *rows)
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int t = (int)(threadIdx.x % 4);
+    float dl[4][4];
+    float kk[4][4];
+    rh_clear<4>(dl);
+    rh_clear<4>(kk);
+#pragma unroll
+    for (int k = 0; k < D / 8; k += 2) {
+        uint32_t a[4];
+        rh_load_a<false>(a, x.xv, D / 8, 2 * STRIP, k);
+        rh_multiply<4, false>(dl, a, x.third.u, D / 8, k, 4 * HALF);
+        rh_load_a<false>(a, x.second.xk, D / 8, 2 * STRIP, k);
+        rh_multiply<4, false>(dl, a, x.third.w, D / 8, k, 4 * HALF);
+        rh_load_a<false>(a, x.key, D / 8, 2 * STRIP, k);
+        rh_multiply<4, false>(kk, a, x.key, D / 8, k, 4 * HALF);
+    }
+    float row[2] = {0.0F, 0.0F};
+    float column[4][2] = {};
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = 16 * STRIP + g + 8 * half;
+            const float beta = x.gates.beta[i];
+            float b[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const int j = 32 * HALF + 8 * n + 2 * t + k;
+                const float gamma =
+                    j < i ? -dl[n][2 * half + k] * rh_decay(x.gates, i, j) : 0.0F;
+                const float m = gamma * kk[n][2 * half + k];
+                b[k] = beta * gamma;
+                row[half] += m;
+                column[n][k] += beta * m;
+            }
+            rh_store_word(x.a, RH_CHUNK_BLOCKS, 2 * STRIP + half, 4 * HALF + n,
+                          rh_bf16_pair(b[0], b[1]));
+        }
+    }
+    column_sums<true>(x.column, column);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float sum = row_sum(row[half]);
+        rows->dbeta[half] += sum;
+        rows->dc[half] += (double)(x.gates.beta[16 * STRIP + g + 8 * half] * sum);
+    }
+}
+
+/* dK += (b + b^T) K */
+template <int D>
+__device__ __forceinline__ void apply_lower(const struct chunk_shared<D> &x,
+                                            struct chunk_gradients<D> *d)
+{
+    const int first = HALF * (D / 16);
+    for (int k = 0; k < 4; k++) {
+        uint32_t a[4];
+        if (k <= STRIP) {
+            rh_load_a<false>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
+            rh_multiply<D / 16, true>(d->k, a, x.key, D / 8, 2 * k, first);
+        }
+        if (k >= STRIP) {
+            rh_load_a<true>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
+            rh_multiply<D / 16, true>(d->k, a, x.key, D / 8, 2 * k, first);
+        }
+    }
+}
+
+/* dbeta and dg of a value head, by the first warp: two rows a lane. */
+template <int D>
+__device__ __forceinline__ void store_gates(const struct chunk_shared<D> &x, float *dbeta,
+                                            float *dg, int64_t ld, int rows)
+{
+    const int lane = (int)(threadIdx.x % RH_WARP);
+    double dc[2];
+    double leaving = 0.0;
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const int i = 2 * lane + k;
+        dc[k] = x.dc[0][i] + x.dc[1][i];
+        for (int strip = 0; strip < 4; strip++)
+            dc[k] -= (double)x.column[strip][i];
+        leaving += (double)x.leaving[0][i] + (double)x.leaving[1][i];
+    }
+#pragma unroll
+    for (int step = RH_WARP / 2; step > 0; step /= 2)
+        leaving += __shfl_xor_sync(RH_FULL, leaving, step);
+    double dot = 0.0;
+    for (int warp = 0; warp < CHUNK_THREADS / RH_WARP; warp++)
+        dot += (double)x.dot[warp];
+    dc[1] += lane == RH_WARP - 1 ? leaving + (double)x.gates.e[C - 1] * dot : 0.0;
+    double sum = dc[0] + dc[1]; /* from here to the end of the chunk */
+#pragma unroll
+    for (int step = 1; step < RH_WARP; step *= 2) {
+        const double other = __shfl_down_sync(RH_FULL, sum, step);
+        sum = lane + step < RH_WARP ? sum + other : sum;
+    }
+    const double behind = __shfl_down_sync(RH_FULL, sum, 1);
+    const double out[2] = {sum, (lane < RH_WARP - 1 ? behind : 0.0) + dc[1]};
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const int i = 2 * lane + k;
+        if (i < rows) {
+            dg[i * ld] = (float)out[k];
+            dbeta[i * ld] = x.dbeta[0][i] + x.dbeta[1][i];
+        }
+    }
+}
+
+__device__ __forceinline__ void publish(double (*dc)[C], float (*dbeta)[C], float (*leaving)[C],
+                                        const struct rows &rows)
+{
+    const int lane = (int)(threadIdx.x % RH_WARP);
+    if (lane % 4 == 0) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = 16 * STRIP + lane / 4 + 8 * half;
+            dc[HALF][i] = rows.dc[half];
+            dbeta[HALF][i] = rows.dbeta[half];
+            leaving[HALF][i] = rows.leaving[half];
+        }
+    }
+}
+
+/* One value head: its share of dQ and dK, and all of dV, dbeta and dg. */
+template <int D>
+__device__ __forceinline__ void chunk_head(struct chunk_shared<D> &x, const struct rh_delta_rule &p,
+                                           const struct rh_delta_memory &m,
+                                           const struct gradients &out,
+                                           const struct rh_delta_place &at, int64_t head,
+                                           struct chunk_gradients<D> *d)
+{
+    const int64_t tile = at.tile * (int64_t)RH_TILE_BYTES(C, D);
+    const int64_t square = at.tile * (int64_t)RH_TILE_BYTES(D, D);
+    const int64_t ldo = p.value_heads * p.value_size;
+    const int64_t gates = at.first * p.value_heads + head;
+    struct rows rows = {};
+    rh_copy_rows<D>(x.d_o, (const bf16 *)p.d_o + at.first * ldo + head * p.value_size, ldo,
+                    at.rows, (int)p.value_size);
+    rh_copy_tile(x.s, m.s + square, (int)sizeof x.s);
+    rh_cp_async_commit();
+    rh_copy_tile(x.r, m.r + tile, (int)RH_TILE_BYTES(C, D));
+    rh_copy_tile(x.ds, out.ds + square, (int)sizeof x.ds);
+    rh_copy_tile(x.dr, out.dr + tile, (int)sizeof x.dr);
+    rh_cp_async_commit();
+    if (threadIdx.x < RH_WARP)
+        rh_make_gates(&x.gates, p.g + gates, p.beta + gates, p.value_heads, at.rows);
+    rh_cp_async_wait<1>();
+    __syncthreads();
+    through_state<D>(x, d, &rows);
+    rh_cp_async_wait<0>();
+    __syncthreads();
+    through_scores<D>(x, &rows);
+    state_dot<D>(x);
+    through_leaving<D>(x, d, &rows);
+    __syncthreads(); /* a is whole; dO, R and dS are free */
+    rh_copy_tile(x.lambda, m.lambda + at.tile * (int64_t)RH_TILE_BYTES(C, C),
+                 (int)sizeof x.lambda);
+    rh_copy_tile(x.third.u, m.u + tile, (int)sizeof x.third.u);
+    rh_copy_tile(x.third.w, m.w + tile, (int)sizeof x.third.w);
+    rh_cp_async_commit();
+    apply_scores<D>(x, d);
+    float dw[D / 16][4];
+    gradient_of_w<D>(x, dw);
+    __syncthreads(); /* S is free */
+    store_tile<D / 16>(x.second.dw, D / 8, HALF * (D / 16), dw);
+    rh_cp_async_wait<0>();
+    __syncthreads();
+    through_value<D>(x, (const bf16 *)p.v + at.first * p.ldv + head * p.value_size, p.ldv,
+                     (bf16 *)p.dv + at.first * p.lddv + head * p.value_size, p.lddv, at.rows,
+                     (int)p.value_size, &rows);
+    through_key<D>(x, d, &rows);
+    __syncthreads();
+    through_lower<D>(x, &rows);
+    publish(x.dc, x.dbeta, x.leaving, rows);
+    __syncthreads();
+    apply_lower<D>(x, d);
+    if (threadIdx.x < RH_WARP)
+        store_gates<D>(x, p.dbeta + gates, p.dg + gates, p.value_heads, at.rows);
+    __syncthreads(); /* all tiles are free */
+}
+
+template <int D>
+__device__ __forceinline__ void store_rows(bf16 *to, int64_t ld, int rows, int size,
+                                           const float (*x)[4])
+{
+    const int g = (int)(threadIdx.x % RH_WARP) / 4;
+    const int t = (int)(threadIdx.x % 4);
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = 16 * STRIP + g + 8 * half;
+            const int column = HALF * (D / 2) + 8 * n + 2 * t;
+            if (i < rows && column < size)
+                *(uint32_t *)(to + i * ld + column) =
+                    rh_bf16_pair(x[n][2 * half], x[n][2 * half + 1]);
+        }
+    }
+}
+
+/* Grid: chunks, key heads, sequences. */
+template <int D>
+__global__ void __launch_bounds__(CHUNK_THREADS)
+    delta_chunk_backward(struct rh_delta_rule p, struct rh_delta_memory m, struct gradients out)
+{
+    RH_SHARED(raw);
+    struct chunk_shared<D> &x = *(struct chunk_shared<D> *)raw;
+    const int64_t key_head = blockIdx.y;
+    const int64_t group = p.value_heads / p.key_heads;
+    const int64_t ldk = p.key_heads * p.key_size;
+    struct chunk_gradients<D> d;
+    rh_clear<D / 16>(d.q);
+    rh_clear<D / 16>(d.k);
+    struct rh_delta_place at = rh_delta_at(p, m.chunks, blockIdx.z, key_head * group, blockIdx.x);
+    const int64_t keys = (at.first * p.key_heads + key_head) * p.key_size;
+    rh_copy_rows<D>(x.key, (const bf16 *)p.k + keys, ldk, at.rows, (int)p.key_size);
+    rh_copy_rows<D>(x.query, (const bf16 *)p.q + keys, ldk, at.rows, (int)p.key_size);
+    for (int64_t head = key_head * group; head < (key_head + 1) * group; head++) {
+        at = rh_delta_at(p, m.chunks, blockIdx.z, head, blockIdx.x);
+        chunk_head<D>(x, p, m, out, at, head, &d);
+    }
+    store_rows<D>((bf16 *)p.dq + keys, ldk, at.rows, (int)p.key_size, d.q);
+    store_rows<D>((bf16 *)p.dk + keys, ldk, at.rows, (int)p.key_size, d.k);
+}
+
+} // namespace
+
+#endif
