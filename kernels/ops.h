@@ -118,7 +118,8 @@ struct rh_head_gate {
 };
 
 /* Causal depthwise convolution and silu: c_t = sum_j w[j][ch] u_{t-taps+1+j}, y = silu(c).
- * u, du: rows of ldu; c, y, dy: [rows, channels]. Backward: du from dy and the saved c. */
+ * u, du: rows of ldu; c, y, dy: [rows, channels]. Backward: du from dy and the saved c; cuda leaves
+ * c alone and makes it again from u. */
 struct rh_conv_silu {
     int64_t batch, seq, channels, taps;
     const void *u;
