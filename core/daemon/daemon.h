@@ -62,5 +62,8 @@ char *rh_human_count(long long count);
 
 /* Directory of the running program, for finding its siblings; owned by caller. */
 char *rh_program_dir(void);
+/* What this program was called as, without directories; borrowed from argv. A stage program that the
+ * roundhouse program turned into calls itself "roundhouse". */
+const char *rh_program_name(char **argv);
 
 #endif

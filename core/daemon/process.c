@@ -67,3 +67,9 @@ char *rh_program_dir(void)
         return rh_strdup(".");
     return slash == path ? rh_strdup("/") : rh_strndup(path, (size_t)(slash - path));
 }
+
+const char *rh_program_name(char **argv)
+{
+    const char *slash = argv[0] ? strrchr(argv[0], '/') : NULL;
+    return slash ? slash + 1 : argv[0] ? argv[0] : "";
+}

@@ -70,24 +70,28 @@ static void add_eta(struct rh_strbuf *out, const struct rh_json *job)
     rh_free(text);
 }
 
-static void add_tuning(struct rh_strbuf *out, const struct rh_json *blocks)
+static void add_tuning(struct rh_strbuf *out, const struct rh_json *blocks, double rate)
 {
     if (int_of(blocks, "iters") > 0)
         rh_strbuf_printf(out, "  iteration %" PRId64 "/%" PRId64, int_of(blocks, "iter"),
                          int_of(blocks, "iters"));
+    if (rate > 0)
+        rh_strbuf_printf(out, "  %.3g/s", rate);
     if (rh_json_type(rh_json_get(blocks, "loss")) == RH_JSON_NUMBER) {
         rh_strbuf_puts(out, "  ");
         rh_format_loss(out, rh_json_get(blocks, "loss"), rh_json_get(blocks, "loss_best"));
     }
 }
 
+/* The block that is being tuned, counted from 1; between two of them the last one. */
 static void add_block(struct rh_strbuf *out, const struct rh_json *blocks)
 {
     int64_t total = int_of(blocks, "total");
-    int64_t current = int_of(blocks, "current") + 1;
+    int64_t at = int_of(blocks, "done");
+    if (rh_json_get(blocks, "current"))
+        at = int_of(blocks, "current") + 1;
     if (total > 0)
-        rh_strbuf_printf(out, "block %" PRId64 "/%" PRId64, current > total ? total : current,
-                         total);
+        rh_strbuf_printf(out, "block %" PRId64 "/%" PRId64, at > total ? total : at, total);
     else
         rh_strbuf_puts(out, "planning");
 }
@@ -97,7 +101,7 @@ void rh_live_summary(struct rh_strbuf *out, const struct rh_json *job)
     const struct rh_json *blocks = rh_json_get(job, "blocks");
     add_block(out, blocks);
     if (int_of(blocks, "done") < int_of(blocks, "total"))
-        add_tuning(out, blocks);
+        add_tuning(out, blocks, 0);
     rh_strbuf_printf(out, "  %.0f %%", 100 * number_of(job, "progress"));
     add_eta(out, job);
 }
@@ -165,22 +169,33 @@ static void add_amount(struct rh_strbuf *line, const struct rh_json *task, doubl
     }
 }
 
+/* "pack 3  layers.2  1.2 MiB of 4.5 MiB  33.1 MiB/s", or for the tuner its block and iteration. */
+static void add_task(struct rh_strbuf *line, const struct rh_json *job, const struct rh_json *task,
+                     double rate)
+{
+    const char *op = string_of(task, "op");
+    rh_format_clean(line, op);
+    if (strcmp(op, "tune") == 0) {
+        rh_strbuf_puts(line, "  ");
+        add_block(line, rh_json_get(job, "blocks"));
+        add_tuning(line, rh_json_get(job, "blocks"), rate);
+        return;
+    }
+    rh_strbuf_printf(line, " %" PRId64 "  ", int_of(task, "index"));
+    rh_format_clean(line, string_of(task, "phase"));
+    add_amount(line, task, rate);
+}
+
 static void draw_running(struct rh_live *live, FILE *out, const struct rh_json *job, int64_t now_ns)
 {
     int shown = 0;
     for (const struct rh_json *t = rh_json_first(rh_json_get(job, "running"));
          t && shown < RUNNING_LINES; t = rh_json_next(t), shown++) {
         struct rh_strbuf line = {0};
-        const char *phase = string_of(t, "phase");
-        char *key = rh_format("%s %" PRId64 " %s", string_of(t, "op"), int_of(t, "index"), phase);
-        double rate = rate_of(live, key, number_of(t, "done"), now_ns);
+        char *key = rh_format("%s %" PRId64 " %s", string_of(t, "op"), int_of(t, "index"),
+                              string_of(t, "phase"));
         rh_strbuf_puts(&line, "  ");
-        rh_format_clean(&line, string_of(t, "op"));
-        rh_strbuf_printf(&line, " %" PRId64 "  ", int_of(t, "index"));
-        rh_format_clean(&line, phase);
-        add_amount(&line, t, rate);
-        if (strcmp(string_of(t, "op"), "tune") == 0)
-            add_tuning(&line, rh_json_get(job, "blocks"));
+        add_task(&line, job, t, rate_of(live, key, number_of(t, "done"), now_ns));
         put_line(live, out, line.text);
         rh_strbuf_done(&line);
         rh_free(key);

@@ -89,6 +89,8 @@ int rh_tokenize_command(int argc, char **argv)
         return -1;
     struct command command = {0};
     const char *path = NULL;
+    const char *help = NULL;
+    const char *program = rh_program_name(argv);
     int count = 0;
     const struct rh_option options[] = {
         {.name = "json", .help = "print a JSON list", .value = &command.json},
@@ -99,18 +101,24 @@ int rh_tokenize_command(int argc, char **argv)
          .argument = "REGEX",
          .help = "split by this regex instead of the file's",
          .value = &command.pattern},
+        {.name = "help", .help = "show this text", .value = &help},
         {0},
     };
     struct rh_error err;
     enum rh_rc rc = rh_options_parse(argc - 1, argv + 1, options, &path, 1, &count, &err);
+    if (rc == RH_OK && help) {
+        char *table = rh_options_help(options);
+        printf("%s tokenize TOKENIZER_JSON < TEXT\n\nPrints the token ids of the text.\n\n%s",
+               program, table);
+        rh_free(table);
+        return RH_EXIT_OK;
+    }
     if (rc == RH_OK && count != 1)
-        rc = rh_fail(&err, RH_ERR_ARGUMENT,
-                     "usage: rh-calibrate tokenize TOKENIZER_JSON [--json] [--jsonl] [--pattern "
-                     "REGEX] < TEXT");
+        rc = rh_fail(&err, RH_ERR_ARGUMENT, "tokenize: no TOKENIZER_JSON given; --help says more");
     if (rc == RH_OK)
         rc = tokenize(&command, path, &err);
     if (rc == RH_OK)
         return RH_EXIT_OK;
-    fprintf(stderr, "roundhouse: %s\n", err.message);
+    fprintf(stderr, "%s: %s\n", program, err.message);
     return rh_exit_code(&err);
 }

@@ -5,6 +5,7 @@
 
 #include "base/fs.h"
 #include "base/mem.h"
+#include "daemon/daemon.h"
 
 #include "download_ops.h"
 #include "plan_report.h"
@@ -12,11 +13,8 @@
 
 #define DEFAULT_TFLOPS 1.0
 
-/* Exit codes shared by all programs of the product. */
-enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NO_OBJECT = 4 };
-
 static const char usage[] =
-    "usage: rh-download plan MODEL --recipe RECIPE [--set KEY=VALUE]... [--tflops N] [--json]\n"
+    "plan MODEL --recipe RECIPE [--set KEY=VALUE]... [--tflops N] [--json]\n"
     "\n"
     "Says what quantizing MODEL by RECIPE would give and need; nothing is downloaded or written.\n"
     "The headers of the weight files suffice.\n"
@@ -141,21 +139,21 @@ static int plan_command(const struct options *o, struct rh_error *err)
 {
     struct rh_recipe *recipe = NULL;
     struct rh_model_plan *plan = NULL;
-    int code = EXIT_OK;
+    int code = RH_EXIT_OK;
     if (load_recipe(o, &recipe, err) != RH_OK) {
-        code = EXIT_USAGE;
+        code = RH_EXIT_USAGE;
     } else {
         enum rh_rc rc = make_plan(o, recipe, &plan, err);
         if (rc == RH_ERR_NOT_FOUND)
-            code = EXIT_NO_OBJECT;
+            code = RH_EXIT_NOT_FOUND;
         else if (rc != RH_OK)
-            code = EXIT_FAILED;
+            code = RH_EXIT_FAILED;
         else
             print_report(o, recipe, plan);
     }
-    if (code == EXIT_OK && (fflush(stdout) != 0 || ferror(stdout))) {
+    if (code == RH_EXIT_OK && (fflush(stdout) != 0 || ferror(stdout))) {
         (void)rh_fail(err, RH_ERR_IO, "could not write the report to standard output");
-        code = EXIT_FAILED;
+        code = RH_EXIT_FAILED;
     }
     rh_model_plan_free(plan);
     rh_recipe_free(recipe);
@@ -166,19 +164,20 @@ int rh_download_command(int argc, char **argv)
 {
     if (argc < 2 || strcmp(argv[1], "plan") != 0)
         return -1;
+    const char *program = rh_program_name(argv);
     struct options o = {.tflops = DEFAULT_TFLOPS};
     struct rh_error err = {0};
-    int code = EXIT_USAGE;
+    int code = RH_EXIT_USAGE;
     o.sets = rh_alloc_array((size_t)argc, sizeof *o.sets);
     if (read_options(argc, argv, &o, &err) != RH_OK) {
-        fprintf(stderr, "rh-download plan: %s\n%s", err.message, usage);
+        fprintf(stderr, "%s: plan: %s; --help says more\n", program, err.message);
     } else if (o.help) {
-        fputs(usage, stdout);
-        code = EXIT_OK;
+        printf("%s %s", program, usage);
+        code = RH_EXIT_OK;
     } else {
         code = plan_command(&o, &err);
-        if (code != EXIT_OK)
-            fprintf(stderr, "rh-download plan: %s\n", err.message);
+        if (code != RH_EXIT_OK)
+            fprintf(stderr, "%s: %s\n", program, err.message);
     }
     rh_free(o.sets);
     return code;

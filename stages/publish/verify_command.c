@@ -77,13 +77,17 @@ int rh_verify_command(int argc, char **argv)
         {.name = "help", .value = &help, .help = "show this text"},
         {.name = NULL},
     };
+    const char *program = rh_program_name(argv);
     struct rh_error err = {0};
     enum rh_rc rc = rh_options_parse(argc - 1, argv + 1, options, dirs, 1, &count, &err);
     if (rc != RH_OK || help || count != 1) {
         char *text = rh_options_help(options);
-        if (rc != RH_OK)
-            fprintf(stderr, "rh-publish verify: %s\n", err.message);
-        fprintf(help ? stdout : stderr, "usage: rh-publish verify DIR [options]\n%s\n", text);
+        if (rc == RH_OK && help)
+            printf("%s verify DIR [--source DIR]\n\nChecks a quantized checkpoint.\n\n%s", program,
+                   text);
+        else
+            fprintf(stderr, "%s: verify: %s; --help says more\n", program,
+                    rc != RH_OK ? err.message : "no DIR given");
         rh_free(text);
         return rc == RH_OK && help ? RH_EXIT_OK : RH_EXIT_USAGE;
     }
@@ -97,7 +101,7 @@ int rh_verify_command(int argc, char **argv)
         fprintf(stderr, "\r%20s\r", "");
     int code = RH_EXIT_OK;
     if (rc != RH_OK) {
-        fprintf(stderr, "rh-publish verify: %s\n", err.message);
+        fprintf(stderr, "%s: %s\n", program, err.message);
         code = rh_exit_code(&err);
     } else {
         if (json)
