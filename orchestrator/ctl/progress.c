@@ -173,9 +173,11 @@ void rh_progress_job(struct rh_progress *p, const struct rh_json *job, int64_t n
 {
     if (p->mode != RH_PROGRESS_PLAIN && p->mode != RH_PROGRESS_LIVE)
         return;
-    bool spoke = show_state(p, job);
+    /* What ended the job comes before its end. */
+    bool spoke = !p->started && show_state(p, job);
     spoke = show_blocks(p, job) || spoke;
     spoke = show_stages(p, job) || spoke;
+    spoke = show_state(p, job) || spoke;
     p->started = true;
     if (p->mode == RH_PROGRESS_LIVE) {
         rh_live_draw(&p->live, p->out, job, now_ns);

@@ -72,11 +72,12 @@ static void add_eta(struct rh_strbuf *out, const struct rh_json *job)
 
 static void add_tuning(struct rh_strbuf *out, const struct rh_json *blocks, double rate)
 {
-    if (int_of(blocks, "iters") > 0)
+    if (int_of(blocks, "iters") > 0) {
         rh_strbuf_printf(out, "  iteration %" PRId64 "/%" PRId64, int_of(blocks, "iter"),
                          int_of(blocks, "iters"));
-    if (rate > 0)
-        rh_strbuf_printf(out, "  %.3g/s", rate);
+        if (rate > 0)
+            rh_strbuf_printf(out, "  %.3g/s", rate);
+    }
     if (rh_json_type(rh_json_get(blocks, "loss")) == RH_JSON_NUMBER) {
         rh_strbuf_puts(out, "  ");
         rh_format_loss(out, rh_json_get(blocks, "loss"), rh_json_get(blocks, "loss_best"));
