@@ -1,0 +1,315 @@
+/* The command line of the roundhouse program, as scripts meet it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "proc.h"
+#include "recipe/recipe.h"
+
+#define NANO    RH_SOURCE_DIR "/tests/data/nano"
+#define SAMPLES "calibration.dataset=" RH_SOURCE_DIR "/tests/data/nano-samples.jsonl"
+#define SECONDS 60
+
+static int setup(void **state)
+{
+    char name[] = "/tmp/rh-ctl-XXXXXX";
+    if (!mkdtemp(name))
+        return -1;
+    *state = rh_strdup(name);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct rh_error err;
+    enum rh_rc rc = rh_fs_remove_tree(*state, &err);
+    rh_free(*state);
+    return rc;
+}
+
+#define ARGS(...) ((const char *const[]){"roundhouse", __VA_ARGS__, NULL})
+
+/* Exit code, one error line with the text, nothing on stdout. */
+static void refuse(const char *const *arguments, int code, const char *text)
+{
+    struct proc p;
+    proc_run(&p, SECONDS, arguments);
+    if (p.status != code || !strstr(p.err, text) || strncmp(p.err, "roundhouse: ", 12) != 0)
+        fail_msg("%s: exit code %d (%d), \"%s\" wanted in: %s", arguments[1], p.status, code, text,
+                 p.err);
+    assert_ptr_equal(strchr(p.err, '\n'), p.err + strlen(p.err) - 1);
+    assert_string_equal(p.out, "");
+    proc_done(&p);
+}
+
+static struct rh_json *ask(const char *const *arguments)
+{
+    struct proc p;
+    struct rh_json *json = NULL;
+    struct rh_error err;
+    if (proc_run(&p, SECONDS, arguments) != 0)
+        fail_msg("%s: exit code %d: %s", arguments[1], p.status, p.err);
+    if (rh_json_parse(p.out, strlen(p.out), arguments[1], &json, &err) != RH_OK)
+        fail_msg("%s", err.message);
+    proc_done(&p);
+    return json;
+}
+
+static void wrong_command_lines_end_with_2(void **state)
+{
+    (void)state;
+    refuse(ARGS("lst"), 2, "lst");
+    refuse(ARGS("help", "lst"), 2, "lst");
+    refuse(ARGS("run"), 2, "usage: roundhouse run MODEL");
+    refuse(ARGS("run", NANO), 2, "--recipe");
+    refuse(ARGS("run", NANO, "--recipe", "tiny"), 2, "--output");
+    refuse(ARGS("run", NANO, "--reciepe", "tiny"), 2, "--recipe");
+    refuse(ARGS("run", NANO, "--recipe", "tiny", "--output", "/tmp/x", "--progress", "loud"), 2,
+           "auto, plain, json, none");
+    refuse(ARGS("submit", NANO, "--recipe", "tiny", "--set", SAMPLES, "--output", "/tmp/x",
+                "--priority", "high"),
+           2, "high");
+    refuse(ARGS("show", "x", "--tasks", "--events"), 2, "--tasks");
+    refuse(ARGS("priority", "high", "x", "--state", "/tmp"), 2, "high");
+    refuse(ARGS("plan"), 2, "MODEL");
+    refuse(ARGS("verify"), 2, "DIR");
+    refuse(ARGS("tokenize"), 2, "TOKENIZER_JSON");
+}
+
+static void without_an_orchestrator_it_is_3(void **state)
+{
+    const char *dir = *state;
+    refuse(ARGS("list", "--state", dir), 3, "no orchestrator answers");
+    refuse(ARGS("show", "x", "--state", dir), 3, dir);
+    refuse(ARGS("watch", "--state", dir), 3, dir);
+    refuse(ARGS("cancel", "x", "--state", dir), 3, dir);
+    refuse(ARGS("submit", NANO, "--recipe", "tiny", "--set", SAMPLES, "--output", "/tmp/x",
+                "--state", dir),
+           3, dir);
+    char **names = NULL;
+    size_t count = 1;
+    assert_int_equal(rh_fs_list(dir, &names, &count, NULL), RH_OK);
+    assert_int_equal(count, 0);
+    rh_fs_list_free(names, count);
+}
+
+static void what_is_not_there_is_4_and_what_is_in_the_way_is_5(void **state)
+{
+    const char *dir = *state;
+    char *file = rh_fs_join(dir, "mine");
+    char *hidden = rh_format("%s/.mine.roundhouse", dir);
+    struct rh_error err;
+    refuse(ARGS("run", "/no/model", "--recipe", "tiny", "--set", SAMPLES, "--output", file), 4,
+           "/no/model");
+    assert_int_equal(rh_fs_mkdirs(file, &err), RH_OK);
+    char *content = rh_fs_join(file, "precious");
+    assert_int_equal(rh_fs_write(content, "x", 1, &err), RH_OK);
+    refuse(ARGS("run", NANO, "--recipe", "tiny", "--set", SAMPLES, "--output", file), 5, file);
+    assert_true(rh_fs_exists(content));
+    assert_false(rh_fs_exists(hidden));
+    rh_free(content);
+    rh_free(hidden);
+    rh_free(file);
+}
+
+static void help_and_version_go_to_stdout(void **state)
+{
+    (void)state;
+    static const char *const verbs[] = {
+        "run",   "submit",   "list",    "show", "watch",  "cancel",   "pause",  "resume",
+        "retry", "priority", "workers", "plan", "verify", "tokenize", "schema", "version"};
+    struct proc p, all;
+    assert_int_equal(proc_run(&all, SECONDS, ARGS("help")), 0);
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
+        assert_non_null(strstr(all.out, verbs[i]));
+        if (proc_run(&p, SECONDS, ARGS("help", verbs[i])) != 0)
+            fail_msg("help %s: %s", verbs[i], p.err);
+        char *first = rh_format("roundhouse %s ", verbs[i]);
+        if (strncmp(p.out, first, strlen(first)) != 0)
+            fail_msg("help %s begins with: %s", verbs[i], p.out);
+        assert_string_equal(p.err, "");
+        rh_free(first);
+        proc_done(&p);
+    }
+    proc_done(&all);
+    assert_int_equal(proc_run(&p, SECONDS, ARGS("version")), 0);
+    assert_int_equal(strncmp(p.out, "roundhouse ", 11), 0);
+    proc_done(&p);
+    struct rh_json *version = ask(ARGS("version", "--json"));
+    assert_string_equal(rh_json_string(rh_json_get(version, "schema")), "roundhouse.version/1");
+    rh_json_free(version);
+}
+
+static void the_shipped_schema_is_the_programs(void **state)
+{
+    (void)state;
+    struct rh_json *printed = ask(ARGS("schema"));
+    struct rh_json *shipped = NULL;
+    struct rh_error err;
+    assert_int_equal(
+        rh_json_read(RH_SOURCE_DIR "/configs/schema/recipe.schema.json", 1 << 20, &shipped, &err),
+        RH_OK);
+    char *a = rh_json_canonical(printed), *b = rh_json_canonical(shipped);
+    assert_string_equal(a, b);
+    rh_free(a);
+    rh_free(b);
+    rh_json_free(printed);
+    rh_json_free(shipped);
+}
+
+/* -- With an orchestrator that has no stages -------------------------------------------------- */
+
+static bool answers(void *dir)
+{
+    struct proc p;
+    bool yes = proc_run(&p, SECONDS, ARGS("workers", "--state", dir)) == 0;
+    proc_done(&p);
+    return yes;
+}
+
+static char *submit(const char *dir, const char *name)
+{
+    struct proc p;
+    char *output = rh_fs_join(dir, name);
+    if (proc_run(&p, SECONDS,
+                 ARGS("submit", NANO, "--recipe", "tiny", "--set", SAMPLES, "--output", output,
+                      "--priority", "3", "--token", name, "--state", dir)) != 0)
+        fail_msg("submit: %s", p.err);
+    char *id = rh_strndup(p.out, strcspn(p.out, "\n"));
+    assert_int_equal(strlen(id), 26);
+    proc_done(&p);
+    rh_free(output);
+    return id;
+}
+
+static void expect_job(const char *dir, const char *id, const char *key, const char *value)
+{
+    struct rh_json *job = ask(ARGS("show", id, "--json", "--state", dir));
+    assert_string_equal(rh_json_string(rh_json_get(job, key)), value);
+    rh_json_free(job);
+}
+
+static void change(const char *dir, const char *verb, const char *id)
+{
+    struct rh_json *jobs = ask(ARGS(verb, id, "--json", "--state", dir));
+    assert_int_equal(rh_json_count(rh_json_get(jobs, "jobs")), 1);
+    rh_json_free(jobs);
+}
+
+static void jobs_are_submitted_changed_and_listed(void **state)
+{
+    char *dir = *state;
+    struct proc factory;
+    proc_start(&factory, (const char *const[]){"roundhoused", "--state", dir, NULL});
+    assert_true(wait_until(answers, dir, 30));
+    char *a = submit(dir, "a"), *b = submit(dir, "b"), *again = submit(dir, "a");
+    assert_string_equal(a, again);
+    struct rh_json *list = ask(ARGS("list", "--json", "--state", dir));
+    assert_int_equal(rh_json_count(rh_json_get(list, "jobs")), 2);
+    rh_json_free(list);
+    change(dir, "pause", a);
+    expect_job(dir, a, "desired", "pause");
+    change(dir, "resume", a);
+    expect_job(dir, a, "desired", "run");
+    change(dir, "cancel", a);
+    expect_job(dir, a, "state", "cancelled");
+    refuse(ARGS("priority", "1", a, "--state", dir), 5, "cancelled");
+    refuse(ARGS("show", "nosuchjob", "--state", dir), 4, "nosuchjob");
+    struct proc p;
+    proc_run(&p, SECONDS, ARGS("priority", "9", b, "nosuchjob", "--state", dir));
+    assert_int_equal(p.status, 8);
+    assert_non_null(strstr(p.out, "priority 9"));
+    assert_non_null(strstr(p.err, "nosuchjob"));
+    proc_done(&p);
+    /* A job that is over is waited for no longer, and its end is the exit code. */
+    proc_run(&p, SECONDS, ARGS("watch", a, "--progress", "plain", "--state", dir));
+    assert_int_equal(p.status, 1);
+    assert_non_null(strstr(p.err, "cancelled"));
+    proc_done(&p);
+    kill(factory.pid, SIGTERM);
+    proc_wait(&factory, SECONDS);
+    assert_int_equal(factory.status, 0);
+    proc_done(&factory);
+    rh_free(a);
+    rh_free(b);
+    rh_free(again);
+}
+
+static void a_sleeping_state_directory_can_be_read_and_changed(void **state)
+{
+    char *dir = *state;
+    struct proc factory;
+    proc_start(&factory, (const char *const[]){"roundhoused", "--state", dir, NULL});
+    assert_true(wait_until(answers, dir, 30));
+    char *id = submit(dir, "a");
+    kill(factory.pid, SIGTERM);
+    proc_wait(&factory, SECONDS);
+    proc_done(&factory);
+    struct rh_json *recipe = ask(ARGS("show", id, "--recipe", "--state", dir));
+    assert_non_null(rh_json_get(recipe, "quant"));
+    rh_json_free(recipe);
+    change(dir, "cancel", id);
+    expect_job(dir, id, "state", "cancelled");
+    /* Nothing stays behind. */
+    assert_int_equal(find_process("roundhoused", dir), 0);
+    refuse(ARGS("watch", id, "--state", dir), 3, "no orchestrator answers");
+    rh_free(id);
+}
+
+static void watching_everything_ends_with_130_when_interrupted(void **state)
+{
+    char *dir = *state;
+    struct proc factory, watch;
+    proc_start(&factory, (const char *const[]){"roundhoused", "--state", dir, NULL});
+    assert_true(wait_until(answers, dir, 30));
+    proc_start(&watch, ARGS("watch", "--progress", "json", "--state", dir));
+    sleep_ms(500);
+    char *id = submit(dir, "a");
+    sleep_ms(500);
+    kill(watch.pid, SIGINT);
+    proc_wait(&watch, SECONDS);
+    assert_int_equal(watch.status, 130);
+    assert_non_null(strstr(watch.err, "interrupted"));
+    assert_non_null(strstr(watch.out, "job.submitted"));
+    assert_non_null(strstr(watch.out, id));
+    for (char *rest = NULL, *line = strtok_r(watch.out, "\n", &rest); line;
+         line = strtok_r(NULL, "\n", &rest)) {
+        struct rh_json *event = NULL;
+        struct rh_error err;
+        assert_int_equal(rh_json_parse(line, strlen(line), "event", &event, &err), RH_OK);
+        rh_json_free(event);
+    }
+    proc_done(&watch);
+    kill(factory.pid, SIGTERM);
+    proc_wait(&factory, SECONDS);
+    proc_done(&factory);
+    rh_free(id);
+}
+
+#define WITH_DIR(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wrong_command_lines_end_with_2),
+        WITH_DIR(without_an_orchestrator_it_is_3),
+        WITH_DIR(what_is_not_there_is_4_and_what_is_in_the_way_is_5),
+        cmocka_unit_test(help_and_version_go_to_stdout),
+        cmocka_unit_test(the_shipped_schema_is_the_programs),
+        WITH_DIR(jobs_are_submitted_changed_and_listed),
+        WITH_DIR(a_sleeping_state_directory_can_be_read_and_changed),
+        WITH_DIR(watching_everything_ends_with_130_when_interrupted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
