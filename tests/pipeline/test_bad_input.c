@@ -160,7 +160,7 @@ static void a_full_disk_parks_the_job_until_there_is_room(void **state)
     }
     run_whole(&place, "out", NULL, &p);
     expect_exit(&p, 1);
-    expect_one_error(&p, (const char *[]){"are free", "make room", "goes on from here", NULL});
+    expect_one_error(&p, (const char *[]){"is parked", "make room", "goes on from here", NULL});
     proc_done(&p);
     char *out = place_path(&place, "out");
     assert_false(rh_fs_exists(out));
