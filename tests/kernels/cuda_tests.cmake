@@ -22,4 +22,4 @@ endfunction()
 
 # The ops that are written for CUDA.
 set(RH_PARITY_OPS matmul expert_matmul attention rms_norm head_norm head_gate gated_norm route dispatch swiglu combine mse
-  gather_rows count_tokens conv_silu delta_inputs delta_rule)
+  gather_rows count_tokens conv_silu delta_inputs delta_rule fake_quant)

@@ -85,4 +85,7 @@ void rh_case_do(struct rh_case *c);
 struct rh_case_tensor *rh_case_tensor(struct rh_case *c, const char *name, enum rh_case_type type,
                                       enum rh_case_role role, int64_t count);
 
+/* op_quantizer.c */
+void rh_case_fake_quant(struct rh_case *c, const int64_t *dims);
+
 #endif

@@ -606,6 +606,7 @@ static const struct {
     {"mse", do_mse},
     {"gather_rows", do_gather_rows},
     {"count_tokens", do_count_tokens},
+    {"fake_quant", rh_case_fake_quant},
 };
 
 void rh_case_do(struct rh_case *c)

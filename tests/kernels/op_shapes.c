@@ -68,6 +68,10 @@ const struct rh_op_shape rh_op_shapes[] = {
     {"gather_rows", {2, 20000, 3}},
     {"gather_rows", {3, 131, 4}},
     {"count_tokens", {0, 300, 2000}},
+    {"fake_quant", {19, 7, 256, 128, 4, 1, 1}},
+    {"fake_quant", {3, 70, 384, 128, 4, 1, 0}},
+    {"fake_quant", {3, 33, 100, 32, 3, 0, 1}},
+    {"fake_quant", {2, 9, 200, 200, 8, 0, 1}},
 };
 const int rh_op_shape_count = sizeof rh_op_shapes / sizeof rh_op_shapes[0];
 
@@ -103,5 +107,8 @@ const struct rh_op_shape rh_op_shapes_true[] = {
     {"mse", {67108864, 0}},
     {"gather_rows", {8, 8388608, 64}},
     {"count_tokens", {0, 256, 262144}},
+    /* 842 M weights */
+    {"fake_quant", {803, 512, 2048, 128, 4, 1, 0}},
+    {"fake_quant", {803, 512, 2048, 128, 4, 1, 1}},
 };
 const int rh_op_shape_true_count = sizeof rh_op_shapes_true / sizeof rh_op_shapes_true[0];
