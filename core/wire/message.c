@@ -95,6 +95,11 @@ static enum rh_rc check_field(const ProtobufCMessage *m, const ProtobufCFieldDes
 static enum rh_rc check_strings(const ProtobufCMessage *m, struct rh_error *err)
 {
     enum rh_rc rc = RH_OK;
+    /* No message can have a field 0; protobuf-c takes one that is written in two bytes. */
+    for (unsigned i = 0; i < m->n_unknown_fields; i++) {
+        if (m->unknown_fields[i].tag == 0)
+            return rh_fail(err, RH_ERR_PROTOCOL, "a field with the number 0");
+    }
     for (unsigned i = 0; i < m->descriptor->n_fields && rc == RH_OK; i++)
         rc = check_field(m, &m->descriptor->fields[i], err);
     return rc;
