@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/sha256.h"
 
+#include "dataset_spec.h"
 #include "recipe_table.h"
 
 #define FILE_MAX  (1u << 20)
@@ -87,7 +88,13 @@ static enum rh_rc check_together(const struct rh_recipe *r, const char *what, st
                        "%lld rows, but calibration.nsamples is %lld; lower the former or raise the "
                        "latter",
                        what, (long long)step, (long long)r->nsamples);
-    return RH_OK;
+    struct rh_dataset_specs specs = {0};
+    int64_t rows[RH_DATASETS_MAX];
+    enum rh_rc rc = rh_dataset_specs_parse(r->dataset, &specs, err);
+    if (rc == RH_OK)
+        rc = rh_dataset_specs_rows(&specs, r->nsamples, rows, err);
+    rh_dataset_specs_done(&specs);
+    return rc == RH_OK ? rc : rh_error_prefix(err, "%s", what);
 }
 
 static void make_digest(struct rh_recipe *r)
@@ -162,24 +169,37 @@ static bool is_relative_path(const char *dataset)
     return !slash || strchr(slash + 1, '/');
 }
 
-/* Anchors calibration.dataset at `dir`; NULL: the working directory. */
+/* base: an absolute folder. */
+static char *anchored(const char *name, const void *base)
+{
+    if (!is_relative_path(name))
+        return rh_strdup(name);
+    while (strncmp(name, "./", 2) == 0)
+        name += 2;
+    return rh_fs_join(base, name);
+}
+
+/* Anchors the files of calibration.dataset at `dir`; NULL: the working directory. */
 static enum rh_rc anchor_dataset(struct rh_json *object, const char *dir, struct rh_error *err)
 {
     const char *dataset = rh_json_string(get_path(object, "calibration.dataset"));
-    if (!dataset || !is_relative_path(dataset))
-        return RH_OK;
+    struct rh_dataset_specs specs = {0};
     char here[4096];
+    if (!dataset)
+        return RH_OK;
     if (!getcwd(here, sizeof here))
         return rh_fail_errno(err, errno, "could not find the working directory");
-    while (strncmp(dataset, "./", 2) == 0)
-        dataset += 2;
+    enum rh_rc rc = rh_dataset_specs_parse(dataset, &specs, err);
+    if (rc != RH_OK)
+        return rc;
     bool absolute = dir && dir[0] == '/';
     char *base = dir && strcmp(dir, ".") != 0 && !absolute ? rh_fs_join(here, dir)
                                                            : rh_strdup(absolute ? dir : here);
-    char *path = rh_fs_join(base, dataset);
-    set_path(object, "calibration.dataset", rh_json_new_string(path));
-    rh_free(path);
+    char *text = rh_dataset_specs_text(&specs, anchored, base);
+    set_path(object, "calibration.dataset", rh_json_new_string(text));
+    rh_free(text);
     rh_free(base);
+    rh_dataset_specs_done(&specs);
     return RH_OK;
 }
 

@@ -26,13 +26,15 @@ enum rh_backend_choice { RH_BACKEND_AUTO, RH_BACKEND_CPU, RH_BACKEND_CUDA };
 struct rh_recipe {
     char *name;
     /* calibration.* */
-    /* A path, made absolute when the recipe is loaded, or the hub name of a data set
-     * ("owner/name" without a file suffix); "" when the recipe leaves it open. */
+    /* Data sets in AutoRound's notation (dataset_spec.h): paths, made absolute when the recipe is
+     * loaded, or hub names ("owner/name" without a file suffix), with options; "" when the recipe
+     * leaves it open. */
     char *dataset;
     int64_t nsamples;
     int64_t seqlen;
     int64_t calibration_seed;
     enum rh_dataset_order order;
+    bool concat;       /* calibration.concat: pack documents end to end */
     bool accept_fewer; /* calibration.accept_fewer: go on with fewer rows than nsamples */
     /* quant.* */
     int bits;

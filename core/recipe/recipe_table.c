@@ -35,13 +35,18 @@ static const struct rh_recipe_row rows[] = {
      "Name for people; a recipe file without one is called after the file. Not part of the digest."},
     STRING("calibration.dataset", dataset, "\"\"",
            "Calibration text: a path (absolute, beginning with ./ or ../, or with a file suffix), "
-           "relative to the recipe, or the hub name of a data set. Empty: must be set for a job."),
+           "relative to the recipe, or the hub name of a data set; .jsonl, .json, .txt and .parquet "
+           "files are read. Several are separated by commas; options follow after colons: num=ROWS, "
+           "share=PART of nsamples, concat, column=NAME. Empty: must be set for a job."),
     INT("calibration.nsamples", nsamples, 1, 1048576, "128", "Calibration rows."),
     INT("calibration.seqlen", seqlen, 1, 1048576, "2048", "Tokens of a calibration row."),
     INT("calibration.seed", calibration_seed, 0, 4294967295, "42", "Seed of the row order."),
     CHOICE("calibration.order", order, orders, "\"auto\"",
            "How documents are shuffled: auto takes python for local files and numpy for hub data "
            "sets, as AutoRound does."),
+    BOOL("calibration.concat", concat, "false",
+         "Pack documents end to end into rows instead of leaving out those shorter than seqlen; "
+         ":concat and :concat=false at a data set go before. Plain text is always packed."),
     BOOL("calibration.accept_fewer", accept_fewer, "false",
          "Go on when the data set yields fewer than nsamples rows of seqlen tokens."),
     ONE_OF("quant.bits", bits, bit_widths, "4", "Bits of a weight code."),

@@ -60,19 +60,6 @@ static enum rh_rc load_tokenizer(const struct rh_task *task, struct rh_tokenizer
     return rc;
 }
 
-static enum rh_rc check_dataset(const struct rh_recipe *recipe, struct rh_error *err)
-{
-    enum rh_rc rc = rh_recipe_check_complete(recipe, err);
-    if (rc != RH_OK)
-        return rc;
-    if (recipe->dataset[0] != '/')
-        return rh_fail(err, RH_ERR_UNSUPPORTED,
-                       "calibration.dataset %s is the name of a data set on the hub, which cannot "
-                       "be fetched; download it and name a .jsonl file",
-                       recipe->dataset);
-    return RH_OK;
-}
-
 static enum rh_rc write_ids(const struct rh_task *task, const struct rh_sampling *s,
                             struct rh_error *err)
 {
@@ -92,29 +79,42 @@ static enum rh_rc write_ids(const struct rh_task *task, const struct rh_sampling
     return rc;
 }
 
-static struct rh_json *report(const struct rh_recipe *recipe, const struct rh_corpus *corpus,
-                              const struct rh_sampling *s, const char *tokenizer_sha256)
+static struct rh_json *set_report(const struct rh_set_sampling *s)
 {
     struct rh_json *r = rh_json_new_object();
-    rh_json_set_string(r, "schema", "roundhouse.calibration/1");
-    rh_json_set_int(r, "documents", rh_corpus_count(corpus));
+    rh_json_set_string(r, "name", s->name);
+    rh_json_set_string(r, "sha256", s->sha256);
+    rh_json_set_bool(r, "concat", s->concat);
+    rh_json_set_int(r, "documents", s->documents);
     rh_json_set_int(r, "considered", s->considered);
     rh_json_set_int(r, "too_short", s->too_short);
     rh_json_set_int(r, "repetitive", s->repetitive);
+    rh_json_set_int(r, "rows_found", s->rows);
+    rh_json_set_int(r, "rows", s->taken);
+    return r;
+}
+
+static struct rh_json *report(const struct rh_recipe *recipe, const struct rh_sampling *s,
+                              const char *tokenizer_sha256)
+{
+    struct rh_json *r = rh_json_new_object();
+    struct rh_json *sets = rh_json_new_array();
+    rh_json_set_string(r, "schema", "roundhouse.calibration/2");
     rh_json_set_int(r, "rows", s->rows);
     rh_json_set_int(r, "seqlen", recipe->seqlen);
     rh_json_set_int(r, "tokens", s->rows * recipe->seqlen);
-    rh_json_set_string(r, "dataset_sha256", rh_corpus_sha256(corpus));
+    for (int i = 0; i < s->set_count; i++)
+        rh_json_append(sets, set_report(&s->sets[i]));
+    rh_json_set(r, "datasets", sets);
     rh_json_set_string(r, "tokenizer_sha256", tokenizer_sha256);
     return r;
 }
 
-static enum rh_rc write_results(struct rh_task *task, const struct rh_corpus *corpus,
-                                const struct rh_sampling *s, const char *tokenizer_sha256,
-                                struct rh_error *err)
+static enum rh_rc write_results(struct rh_task *task, const struct rh_sampling *s,
+                                const char *tokenizer_sha256, struct rh_error *err)
 {
     char *path = rh_fs_join(rh_task_staging(task), "report.json");
-    struct rh_json *r = report(rh_task_recipe(task), corpus, s, tokenizer_sha256);
+    struct rh_json *r = report(rh_task_recipe(task), s, tokenizer_sha256);
     enum rh_rc rc = write_ids(task, s, err);
     if (rc == RH_OK)
         rc = rh_json_write(path, r, err);
@@ -126,21 +126,17 @@ static enum rh_rc write_results(struct rh_task *task, const struct rh_corpus *co
 static enum rh_rc run_calibrate(struct rh_task *task, struct rh_error *err)
 {
     const struct rh_recipe *recipe = rh_task_recipe(task);
-    struct rh_corpus *corpus = NULL;
     struct rh_tokenizer *tokenizer = NULL;
     struct rh_sampling sampling = {0};
     char tokenizer_sha256[RH_SHA256_HEX_SIZE];
-    enum rh_rc rc = check_dataset(recipe, err);
+    enum rh_rc rc = rh_recipe_check_complete(recipe, err);
     if (rc == RH_OK)
         rc = load_tokenizer(task, &tokenizer, tokenizer_sha256, err);
     if (rc == RH_OK)
-        rc = rh_corpus_open(recipe->dataset, &corpus, err);
+        rc = rh_sample_rows(recipe, tokenizer, row_done, task, &sampling, err);
     if (rc == RH_OK)
-        rc = rh_sample_rows(corpus, tokenizer, recipe, row_done, task, &sampling, err);
-    if (rc == RH_OK)
-        rc = write_results(task, corpus, &sampling, tokenizer_sha256, err);
-    rh_free(sampling.ids);
-    rh_corpus_close(corpus);
+        rc = write_results(task, &sampling, tokenizer_sha256, err);
+    rh_sampling_done(&sampling);
     rh_tokenizer_free(tokenizer);
     return rc;
 }

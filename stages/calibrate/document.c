@@ -31,34 +31,44 @@ size_t rh_document_stripped(const char *text, size_t size)
     return size;
 }
 
-static const char *text_of(const struct rh_json *document)
+static const struct rh_json *member_of(const struct rh_json *document, const char *column)
 {
-    if (rh_json_type(document) == RH_JSON_OBJECT)
-        document =
-            rh_json_count(document) == 1 ? rh_json_first(document) : rh_json_get(document, "text");
-    return rh_json_string(document);
+    if (rh_json_type(document) != RH_JSON_OBJECT)
+        return document;
+    if (!column && rh_json_count(document) == 1)
+        return rh_json_first(document);
+    return rh_json_get(document, column ? column : "text");
 }
 
-enum rh_rc rh_document_from_json(const char *line, size_t size, const char *what, char **out,
-                                 struct rh_error *err)
+enum rh_rc rh_document_text(const struct rh_json *document, const char *column, const char *what,
+                            const char **out, struct rh_error *err)
+{
+    *out = rh_json_string(member_of(document, column));
+    if (*out)
+        return RH_OK;
+    if (rh_json_get(document, "messages"))
+        return rh_fail(err, RH_ERR_UNSUPPORTED,
+                       "%s: \"messages\" is a conversation, which only the model's chat template "
+                       "turns into text; render it first (tokenizer.apply_chat_template(messages, "
+                       "tokenize=False)) and store the result as \"text\"",
+                       what);
+    return rh_fail(err, RH_ERR_FORMAT,
+                   "%s: no text; a document must be a string or an object with the member \"%s\"",
+                   what, column ? column : "text");
+}
+
+enum rh_rc rh_document_from_json(const char *line, size_t size, const char *column,
+                                 const char *what, char **out, struct rh_error *err)
 {
     struct rh_json *document = NULL;
+    const char *text = NULL;
     enum rh_rc rc = rh_json_parse(line, size, what, &document, err);
     *out = NULL;
     if (rc != RH_OK)
         return rh_error_prefix(err, "a data set must be JSON Lines");
-    if (rh_json_get(document, "messages") && !text_of(document))
-        rc = rh_fail(err, RH_ERR_UNSUPPORTED,
-                     "%s: \"messages\" is a conversation, which only the model's chat template "
-                     "turns into text; render it first (tokenizer.apply_chat_template(messages, "
-                     "tokenize=False)) and store the result as \"text\"",
-                     what);
-    else if (!text_of(document))
-        rc = rh_fail(err, RH_ERR_FORMAT,
-                     "%s: no text; a line must be a string or an object with the member \"text\"",
-                     what);
-    else
-        *out = rh_strdup(text_of(document));
+    rc = rh_document_text(document, column, what, &text, err);
+    if (rc == RH_OK)
+        *out = rh_strdup(text);
     rh_json_free(document);
     return rc;
 }

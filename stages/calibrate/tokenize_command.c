@@ -58,7 +58,7 @@ static enum rh_rc tokenize_lines(struct command *c, const char *text, size_t siz
         char *what = rh_format("line %" PRId64 " of standard input", number);
         char *document = NULL;
         stop = stop ? stop : end;
-        rc = rh_document_from_json(text, (size_t)(stop - text), what, &document, err);
+        rc = rh_document_from_json(text, (size_t)(stop - text), NULL, what, &document, err);
         if (rc == RH_OK)
             rc = tokenize_text(c, document, strlen(document), err);
         rh_free(document);

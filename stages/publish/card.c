@@ -8,6 +8,7 @@
 
 #include "front_matter.h"
 #include "publication.h"
+#include "recipe/dataset_spec.h"
 
 #define SOURCE_CARD_MAX (UINT64_C(4) << 20)
 #define HUB_SCHEME      "hf:"
@@ -161,14 +162,15 @@ static void add_calibration(struct card *c)
     const struct rh_recipe *r = c->recipe;
     if (r->iters == 0)
         return;
+    char *dataset = rh_dataset_public_text(r->dataset);
     rh_strbuf_printf(&c->text,
                      "## Calibration\n\n%lld rows of %lld tokens (%lld tokens) of `%s`, seed %lld. "
                      "Each decoder block was tuned for %lld iterations of %lld rows",
                      (long long)r->nsamples, (long long)r->seqlen,
                      (long long)(r->nsamples * r->seqlen),
-                     r->dataset[0] == '/' ? publication_last_part(r->dataset) : r->dataset,
-                     (long long)r->calibration_seed, (long long)r->iters,
+                     dataset, (long long)r->calibration_seed, (long long)r->iters,
                      (long long)(r->batch_size * r->gradient_accumulate_steps));
+    rh_free(dataset);
     rh_strbuf_printf(&c->text, ", on the outputs of %s.\n\n",
                      r->enable_quanted_input ? "the quantized blocks before it"
                                              : "the source's blocks before it");

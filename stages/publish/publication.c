@@ -8,6 +8,7 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "base/sha256.h"
+#include "recipe/dataset_spec.h"
 
 #define SCHEMA        "roundhouse.checkpoint/1"
 #define DIR_SCHEME    "dir:"
@@ -290,9 +291,9 @@ struct rh_json *publication_recipe(const struct rh_recipe *recipe)
 {
     struct rh_json *json = rh_json_copy(recipe->canonical);
     rh_json_remove(json, "resources");
-    if (recipe->dataset[0] == '/')
-        rh_json_set_string(rh_json_get_mutable(json, "calibration"), "dataset",
-                           publication_last_part(recipe->dataset));
+    char *dataset = rh_dataset_public_text(recipe->dataset);
+    rh_json_set_string(rh_json_get_mutable(json, "calibration"), "dataset", dataset);
+    rh_free(dataset);
     return json;
 }
 

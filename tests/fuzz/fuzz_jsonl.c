@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *text = NULL;
     struct rh_error err;
-    if (rh_document_from_json((const char *)data, size, "line 1", &text, &err) == RH_OK) {
+    if (rh_document_from_json((const char *)data, size, NULL, "line 1", &text, &err) == RH_OK) {
         size_t length = strlen(text);
         size_t stripped = rh_document_stripped(text, length);
         RH_ASSERT(rh_utf8_valid(text, length, NULL));
