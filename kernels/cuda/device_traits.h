@@ -20,7 +20,8 @@ static inline int rh_cuda_multiprocessors(void)
     return count > 0 ? count : 1;
 }
 
-/* For tests: the shapes of sm_80 and mma.sync everywhere. */
+/* The shapes of sm_80 and mma.sync everywhere: for tests, and by RH_CUDA_NO_WGMMA in the
+ * environment for comparisons. */
 extern bool rh_cuda_forbid_wgmma;
 
 /*

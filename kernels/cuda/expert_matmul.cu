@@ -1,5 +1,7 @@
 #include "cuda/gemm_tile.cuh"
 
+#include <cstdlib>
+
 #include "cuda/backend_cuda.h"
 #include "cuda/device_traits.h"
 #include "cuda/ops_cuda.h"
@@ -10,7 +12,7 @@
  * itself at the start. The copies of the next tile run during the last products and the stores of
  * this one. Sizes and strides are multiples of 8.
  */
-bool rh_cuda_forbid_wgmma;
+bool rh_cuda_forbid_wgmma = getenv("RH_CUDA_NO_WGMMA") != nullptr;
 
 namespace
 {
