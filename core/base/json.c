@@ -28,7 +28,37 @@ static enum rh_rc fail_at(const char *what, const char *text, size_t size, size_
     return rh_fail(err, RH_ERR_FORMAT, "%s:%zu:%zu: %s", what, line, column, problem);
 }
 
-/* What cJSON would let pass: deep nesting and escaped NULs, which would cut a string short. */
+static size_t digits_end(const char *text, size_t size, size_t at)
+{
+    while (at < size && text[at] >= '0' && text[at] <= '9')
+        at++;
+    return at;
+}
+
+/* Where the number that begins at `at` ends (RFC 8259, 6); `at` itself when it is none. */
+static size_t number_end(const char *text, size_t size, size_t at)
+{
+    size_t first = at + (text[at] == '-');
+    size_t end = digits_end(text, size, first);
+    if (end == first || (text[first] == '0' && end > first + 1))
+        return at;
+    if (end < size && text[end] == '.') {
+        size_t fraction = digits_end(text, size, end + 1);
+        if (fraction == end + 1)
+            return at;
+        end = fraction;
+    }
+    if (end < size && (text[end] == 'e' || text[end] == 'E')) {
+        size_t from = end + 1;
+        from += from < size && (text[from] == '+' || text[from] == '-');
+        size_t exponent = digits_end(text, size, from);
+        return exponent == from ? at : exponent;
+    }
+    return end;
+}
+
+/* What cJSON would let pass: deep nesting, numbers that JSON does not have, and escaped NULs, which
+ * would cut a string short. */
 static enum rh_rc scan(const char *text, size_t size, const char *what, struct rh_error *err)
 {
     bool string = false;
@@ -49,6 +79,11 @@ static enum rh_rc scan(const char *text, size_t size, const char *what, struct r
             depth--;
         } else if (c == '\0') {
             return fail_at(what, text, size, i, "a NUL byte", err);
+        } else if (c == '-' || (c >= '0' && c <= '9')) {
+            size_t end = number_end(text, size, i);
+            if (end == i)
+                return fail_at(what, text, size, i, "not a JSON number", err);
+            i = end - 1;
         }
     }
     return RH_OK;
