@@ -59,6 +59,7 @@ enum rh_rc rh_backend_new(const char *name, int threads, struct rh_backend **out
         return rc;
     struct rh_backend *b = rh_alloc(sizeof *b);
     b->kind = kind;
+    b->ops = kind->ops;
     b->pool = rh_thread_pool_new(threads);
     rc = kind->open(b, device, err);
     if (rc != RH_OK) {
@@ -95,7 +96,12 @@ struct rh_thread_pool *rh_backend_pool(struct rh_backend *backend)
 
 const struct rh_ops *rh_backend_ops(const struct rh_backend *backend)
 {
-    return backend->kind->ops;
+    return backend->ops;
+}
+
+void rh_backend_replace_ops(struct rh_backend *backend, const struct rh_ops *ops)
+{
+    backend->ops = ops;
 }
 
 enum rh_dtype rh_backend_dtype(const struct rh_backend *backend)

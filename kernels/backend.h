@@ -28,6 +28,8 @@ const char *rh_backend_name(const struct rh_backend *backend);   /* "cpu", "cuda
 const char *rh_backend_device(const struct rh_backend *backend); /* "NVIDIA H100 80GB HBM3" */
 struct rh_thread_pool *rh_backend_pool(struct rh_backend *backend); /* borrowed */
 const struct rh_ops *rh_backend_ops(const struct rh_backend *backend);
+/* For measuring: another table (borrowed) whose ops call those of the first. */
+void rh_backend_replace_ops(struct rh_backend *backend, const struct rh_ops *ops);
 
 /* Of activations, matrices and their gradients. */
 enum rh_dtype rh_backend_dtype(const struct rh_backend *backend);

@@ -38,6 +38,7 @@ struct rh_backend_kind {
 /* What the ops know of the backend. */
 struct rh_backend {
     const struct rh_backend_kind *kind;
+    const struct rh_ops *ops;
     struct rh_thread_pool *pool;
     char device_name[256];
     /* cpu */

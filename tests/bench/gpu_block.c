@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "gpu_model.h"
+#include "op_timer.h"
 #include "tuning/chain.h"
 #include "tuning/forward.h"
 #include "tuning/tuner.h"
@@ -165,54 +166,35 @@ static void measure_passes(struct bench *b, struct rh_block *block, const struct
     rh_backend_release(b->backend, dy);
 }
 
+/* The ops of two iterations, each waited for. */
+static void measure_ops(struct bench *b, const struct gpu_block *made, const struct rh_chain *chain,
+                        const int64_t *order)
+{
+    struct rh_block *block = NULL;
+    struct rh_tuner *tuner = NULL;
+    struct rh_tune_options options = {.iters = 2, .rows = b->batch, .batch_size = b->batch,
+                                      .minmax = true};
+    struct rh_tune_result result;
+    struct rh_tune_data data = {b->samples, b->seq, chain->hidden, chain->quant, chain->fp, order};
+    op_timer_start(b->backend);
+    check(rh_block_new_from(b->backend, &b->model.config, &made->unit, &made->source, &block,
+                            &b->err),
+          b);
+    check(rh_block_reserve(block, b->batch, b->seq, true, &b->err), b);
+    check(rh_tuner_new(b->backend, block, &options, b->seq, chain->hidden, &tuner, &b->err), b);
+    check(rh_tune_block(tuner, &data, NULL, NULL, &result, &b->err), b);
+    printf("  ops of an iteration:\n");
+    op_timer_stop(b->backend, options.iters);
+    rh_tuner_free(tuner);
+    rh_block_free(block);
+}
+
 static int64_t *make_order(const struct bench *b)
 {
     int64_t *order = rh_alloc_array((size_t)(b->iters * b->batch), sizeof *order);
     for (int64_t i = 0; i < b->iters * b->batch; i++)
         order[i] = (i * 37 + i / b->samples) % b->samples;
     return order;
-}
-
-static void run_block(struct bench *b, enum rh_mixer mixer, struct rh_chain *chain, struct times *t)
-{
-    struct gpu_block made;
-    struct rh_block *block = NULL;
-    struct rh_tuner *tuner = NULL;
-    struct rh_tune_options options = {.iters = b->iters, .rows = b->batch, .batch_size = b->batch,
-                                      .minmax = true};
-    struct rh_tune_result result;
-    struct rh_tune_watch watch = {note_loss, t};
-    struct rh_tuned tuned;
-    double loss = 0.0;
-    size_t available = 0;
-    size_t total = 0;
-    int64_t *order = make_order(b);
-    gpu_block_init(&made, &b->model, mixer);
-    int64_t at = rh_clock_ns();
-    check(rh_block_new_from(b->backend, &b->model.config, &made.unit, &made.source, &block, &b->err),
-          b);
-    t->load = lap(b, &at);
-    check(rh_block_reserve(block, b->batch, b->seq, true, &b->err), b);
-    t->reserve = lap(b, &at);
-    check(rh_forward_source(b->backend, block, b->batch, chain, NULL, NULL, &b->err), b);
-    t->source = lap(b, &at);
-    check(rh_tuner_new(b->backend, block, &options, b->seq, chain->hidden, &tuner, &b->err), b);
-    t->start = lap(b, &at);
-    struct rh_tune_data data = {b->samples, b->seq, chain->hidden, chain->quant, chain->fp, order};
-    check(rh_tune_block(tuner, &data, &watch, NULL, &result, &b->err), b);
-    t->iteration = lap(b, &at) / (double)b->iters;
-    rh_backend_memory(b->backend, &available, &total);
-    t->memory = total - available;
-    check(rh_forward_quantized(b->backend, block, b->batch, true, chain, &loss, NULL, &b->err), b);
-    t->quantized = lap(b, &at);
-    check(rh_tuned_take(tuner, &tuned, &b->err), b);
-    t->take = lap(b, &at);
-    measure_passes(b, block, chain, t);
-    rh_tuned_done(&tuned);
-    rh_tuner_free(tuner);
-    rh_block_free(block);
-    gpu_block_done(&made);
-    rh_free(order);
 }
 
 static void print_phase(const char *name, double seconds, double flops, double bytes,
@@ -256,6 +238,50 @@ static void print_block(const struct bench *b, enum rh_mixer mixer, const struct
            1.0 / t->iteration, fixed_cost(t), t->load);
     printf("  GPU memory %.2f GB, of it chains %.2f GB; loss %.4e -> %.4e\n",
            (double)t->memory * 1e-9, 2.0 * chain * 1e-9, t->first_loss, t->best_loss);
+}
+
+static void run_block(struct bench *b, enum rh_mixer mixer, struct rh_chain *chain, struct times *t)
+{
+    struct gpu_block made;
+    struct rh_block *block = NULL;
+    struct rh_tuner *tuner = NULL;
+    struct rh_tune_options options = {.iters = b->iters, .rows = b->batch, .batch_size = b->batch,
+                                      .minmax = true};
+    struct rh_tune_result result;
+    struct rh_tune_watch watch = {note_loss, t};
+    struct rh_tuned tuned;
+    double loss = 0.0;
+    size_t available = 0;
+    size_t total = 0;
+    int64_t *order = make_order(b);
+    gpu_block_init(&made, &b->model, mixer);
+    int64_t at = rh_clock_ns();
+    check(rh_block_new_from(b->backend, &b->model.config, &made.unit, &made.source, &block, &b->err),
+          b);
+    t->load = lap(b, &at);
+    check(rh_block_reserve(block, b->batch, b->seq, true, &b->err), b);
+    t->reserve = lap(b, &at);
+    check(rh_forward_source(b->backend, block, b->batch, chain, NULL, NULL, &b->err), b);
+    t->source = lap(b, &at);
+    check(rh_tuner_new(b->backend, block, &options, b->seq, chain->hidden, &tuner, &b->err), b);
+    t->start = lap(b, &at);
+    struct rh_tune_data data = {b->samples, b->seq, chain->hidden, chain->quant, chain->fp, order};
+    check(rh_tune_block(tuner, &data, &watch, NULL, &result, &b->err), b);
+    t->iteration = lap(b, &at) / (double)b->iters;
+    rh_backend_memory(b->backend, &available, &total);
+    t->memory = total - available;
+    check(rh_forward_quantized(b->backend, block, b->batch, true, chain, &loss, NULL, &b->err), b);
+    t->quantized = lap(b, &at);
+    check(rh_tuned_take(tuner, &tuned, &b->err), b);
+    t->take = lap(b, &at);
+    measure_passes(b, block, chain, t);
+    rh_tuned_done(&tuned);
+    rh_tuner_free(tuner);
+    rh_block_free(block);
+    print_block(b, mixer, t);
+    measure_ops(b, &made, chain, order);
+    gpu_block_done(&made);
+    rh_free(order);
 }
 
 static void extrapolate(const struct times *linear, const struct times *full)
@@ -334,14 +360,10 @@ int main(int argc, char **argv)
     struct times full = {0};
     fill_chain(&b, &chain);
     bool one = b.kind != NULL;
-    if (!one || strcmp(b.kind, "linear") == 0) {
+    if (!one || strcmp(b.kind, "linear") == 0)
         run_block(&b, RH_MIXER_LINEAR_ATTENTION, &chain, &linear);
-        print_block(&b, RH_MIXER_LINEAR_ATTENTION, &linear);
-    }
-    if (!one || strcmp(b.kind, "full") == 0) {
+    if (!one || strcmp(b.kind, "full") == 0)
         run_block(&b, RH_MIXER_FULL_ATTENTION, &chain, &full);
-        print_block(&b, RH_MIXER_FULL_ATTENTION, &full);
-    }
     if (!one && !tiny)
         extrapolate(&linear, &full);
     rh_chain_done(&chain);
