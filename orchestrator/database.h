@@ -9,14 +9,22 @@
 #include "scheduler/scheduler.h"
 
 /*
- * The truth about scheduling: one SQLite file, WAL with synchronous=FULL, one writer. database.c is
- * the only file that sees SQLite. Strings in rows are borrowed for the call unless said otherwise.
+ * The truth about scheduling: one SQLite file, WAL with synchronous=FULL, one writer. The
+ * database*.c files are the only ones that see SQLite. Strings in rows are borrowed for the call
+ * unless said otherwise.
  */
 struct rh_database;
 
-/* Opens or creates; RH_ERR_UNSUPPORTED when a newer version has written it. */
+/* Opens or creates. What an older version has written is brought up to date, after a copy was kept
+ * ("<path>.v1"); RH_ERR_UNSUPPORTED when a newer version has written it. */
 RH_MUST_USE enum rh_rc rh_database_open(const char *path, struct rh_database **out,
                                         struct rh_error *err);
+/* For looking only, beside a running orchestrator or without one. */
+RH_MUST_USE enum rh_rc rh_database_open_reader(const char *path, struct rh_database **out,
+                                               struct rh_error *err);
+/* A consistent copy of the whole, also while it is written to; RH_ERR_EXISTS when `to` is there. */
+RH_MUST_USE enum rh_rc rh_database_backup(struct rh_database *db, const char *to,
+                                          struct rh_error *err);
 void rh_database_close(struct rh_database *db);
 /* A number that rises with every call, durable. */
 RH_MUST_USE enum rh_rc rh_database_next_epoch(struct rh_database *db, uint64_t *out,
@@ -42,6 +50,28 @@ RH_MUST_USE enum rh_rc rh_database_save_job(struct rh_database *db, const struct
 RH_MUST_USE enum rh_rc rh_database_save_task(struct rh_database *db,
                                              const struct rh_sched_task *task,
                                              struct rh_error *err);
+/* A worker that is drained, and why; why NULL: it is not any more. */
+RH_MUST_USE enum rh_rc rh_database_save_worker(struct rh_database *db, const char *id,
+                                               enum rh_stage_id stage, const char *why,
+                                               struct rh_error *err);
+typedef void (*rh_worker_fn)(void *arg, const char *id, enum rh_stage_id stage, const char *why);
+RH_MUST_USE enum rh_rc rh_database_workers(struct rh_database *db, rh_worker_fn fn, void *arg,
+                                           struct rh_error *err);
+
+/* Where the outcome of a step with this semantic key is to be had; the newest wins. */
+struct rh_step_row {
+    char job[RH_JOB_ID_SIZE], op[16]; /* job "": nowhere */
+    int64_t index;
+};
+RH_MUST_USE enum rh_rc rh_database_save_step(struct rh_database *db, const char *key,
+                                             const char *job, const char *op, int64_t index,
+                                             struct rh_error *err);
+RH_MUST_USE enum rh_rc rh_database_find_step(struct rh_database *db, const char *key,
+                                             struct rh_step_row *out, struct rh_error *err);
+/* The job's files are going. */
+RH_MUST_USE enum rh_rc rh_database_forget_steps(struct rh_database *db, const char *job,
+                                                struct rh_error *err);
+
 RH_MUST_USE enum rh_rc rh_database_next_numbers(struct rh_database *db, int64_t *job_seq,
                                                 int64_t *task_id, struct rh_error *err);
 

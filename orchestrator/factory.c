@@ -85,6 +85,11 @@ static enum rh_rc store_one(struct rh_factory *f, struct rh_pending *p, struct r
     }
     if (p->action.kind == RH_ACT_SAVE_TASK)
         return rh_database_save_task(f->db, p->action.task, err);
+    if (p->action.kind == RH_ACT_SAVE_WORKER) {
+        const struct rh_sched_worker *w = rh_sched_find_worker(f->sched, p->action.worker);
+        return rh_database_save_worker(f->db, p->action.worker, w->stage,
+                                       p->action.keep ? w->why : NULL, err);
+    }
     if (p->action.kind != RH_ACT_EVENT)
         return RH_OK;
     struct rh_event_row row = event_row(f, p);
@@ -98,7 +103,8 @@ static enum rh_rc store_all(struct rh_factory *f, struct rh_error *err)
     bool rows = false;
     for (size_t i = 0; i < f->pending_count; i++) {
         enum rh_action_kind kind = f->pending[i].action.kind;
-        rows = rows || kind == RH_ACT_SAVE_JOB || kind == RH_ACT_SAVE_TASK || kind == RH_ACT_EVENT;
+        rows = rows || kind == RH_ACT_SAVE_JOB || kind == RH_ACT_SAVE_TASK ||
+               kind == RH_ACT_SAVE_WORKER || kind == RH_ACT_EVENT;
     }
     if (!rows)
         return RH_OK;
@@ -222,12 +228,20 @@ static void on_turn(void *factory)
     rh_factory_turn(factory);
 }
 
+static void look_at_disk(struct rh_factory *f)
+{
+    uint64_t bytes = 0;
+    bool known = rh_fs_free_bytes(f->state_dir, &bytes, NULL) == RH_OK && bytes < INT64_MAX;
+    rh_sched_space(f->sched, known ? (int64_t)bytes : -1);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     struct rh_factory *f = timer->data;
     int64_t now = rh_factory_now();
     bool away = now - f->last_tick > AWAY_MS;
     f->last_tick = now;
+    look_at_disk(f);
     if (!away)
         rh_sched_tick(f->sched, now);
     rh_factory_turn(f);
@@ -363,11 +377,14 @@ enum rh_rc rh_factory_new(uv_loop_t *loop, const struct rh_factory_options *opti
     f->loop = loop;
     f->lock_fd = -1;
     f->exit_when_idle = options->exit_when_idle;
-    f->sched = rh_sched_new(&rh_sched_defaults);
+    f->config = options->sched ? *options->sched : rh_sched_defaults;
+    f->retain_bytes = options->retain_bytes;
+    f->sched = rh_sched_new(&f->config);
     f->last_tick = rh_factory_now();
     *out = NULL;
     enum rh_rc rc = open_state(f, options, err);
     if (rc == RH_OK) {
+        look_at_disk(f);
         rh_factory_sweep_trash(f);
         rc = rh_factory_load(f, err);
     }

@@ -14,14 +14,17 @@
  * caller.
  */
 struct rh_factory;
+struct rh_sched_config;
 
 struct rh_factory_options {
     const char *state_dir;
-    const char *run_dir; /* sockets; "<state_dir>/run" by default */
-    const char *bin_dir; /* where the stage programs are */
-    bool spawn;          /* start and supervise one daemon per stage */
-    int http_port;       /* 0: unix socket only; else 127.0.0.1 */
-    bool exit_when_idle; /* for one-shot runs: leave when no active job is left */
+    const char *run_dir;                 /* sockets; "<state_dir>/run" by default */
+    const char *bin_dir;                 /* where the stage programs are */
+    bool spawn;                          /* start and supervise one daemon per stage */
+    int http_port;                       /* 0: unix socket only; else 127.0.0.1 */
+    bool exit_when_idle;                 /* for one-shot runs: leave when no active job is left */
+    const struct rh_sched_config *sched; /* copied; NULL: rh_sched_defaults */
+    int64_t retain_bytes; /* files of finished jobs that are kept for others to reuse */
 };
 
 /* Strings are copied. Only one process may work on a state directory (RH_ERR_EXISTS); network file
@@ -39,7 +42,8 @@ void rh_factory_free(struct rh_factory *factory);
 
 /*
  * request: {"model": "file:/abs", "output": "dir:/abs", "recipe": {...canonical or partial...},
- *           "name": text?, "priority": int?, "token": text?}
+ *           "name": text?, "priority": int?, "token": text?,
+ *           "hold": bool?}
  * The token makes it idempotent: the job submitted before under it comes back. The recipe is
  * validated here. Errors: ARGUMENT/FORMAT (bad request), EXISTS (token used with another content).
  * *out: the job (see rh_factory_job).
@@ -67,11 +71,19 @@ RH_MUST_USE enum rh_rc rh_factory_tasks(struct rh_factory *factory, const char *
 RH_MUST_USE enum rh_rc rh_factory_recipe(struct rh_factory *factory, const char *id,
                                          struct rh_json **out, struct rh_error *err);
 
-/* desired: "run" (also retries a failed or cancelled job), "pause", "cancel". RH_ERR_EXISTS:
- * refused in this state. */
+/* desired: "run" (also retries a failed, held or cancelled job), "pause", "hold", "cancel".
+ * RH_ERR_EXISTS: refused in this state. */
 RH_MUST_USE enum rh_rc rh_factory_set_desired(struct rh_factory *factory, const char *id,
                                               const char *desired, struct rh_json **out,
                                               struct rh_error *err);
+/*
+ * Once more. task > 0: that task, when it failed or is quarantined. from_block >= 0: tuning again
+ * from that block, or from the nearest one before it at which tuning can start; for jobs in which
+ * nothing runs. Neither: the whole job, as "run". RH_ERR_EXISTS: refused in this state.
+ */
+RH_MUST_USE enum rh_rc rh_factory_retry(struct rh_factory *factory, const char *id,
+                                        int64_t from_block, int64_t task, struct rh_json **out,
+                                        struct rh_error *err);
 RH_MUST_USE enum rh_rc rh_factory_set_priority(struct rh_factory *factory, const char *id,
                                                int priority, struct rh_json **out,
                                                struct rh_error *err);
@@ -83,7 +95,17 @@ RH_MUST_USE enum rh_rc rh_factory_set_priority(struct rh_factory *factory, const
  */
 RH_MUST_USE enum rh_rc rh_factory_events(struct rh_factory *factory, const char *job, int64_t after,
                                          int limit, struct rh_json **out, struct rh_error *err);
+/* What ran when (timeline.h). jobs: ids or beginnings of ids, with commas between them; NULL: those
+ * submitted last, RH_TIMELINE_JOBS at most. */
+#define RH_TIMELINE_JOBS 32
+RH_MUST_USE enum rh_rc rh_factory_timeline(struct rh_factory *factory, const char *jobs,
+                                           struct rh_json **out, struct rh_error *err);
 struct rh_json *rh_factory_workers(struct rh_factory *factory);
+/* No new tasks for the worker, or tasks again. why may be NULL. RH_ERR_NOT_FOUND. *out: as
+ * rh_factory_workers(). */
+RH_MUST_USE enum rh_rc rh_factory_drain(struct rh_factory *factory, const char *worker,
+                                        bool drained, const char *why, struct rh_json **out,
+                                        struct rh_error *err);
 /* All that a dashboard needs: {"schema":"roundhouse.snapshot/1","epoch","seq","jobs","workers",
  * "version","disk_free_bytes"}. */
 struct rh_json *rh_factory_snapshot(struct rh_factory *factory);

@@ -22,34 +22,23 @@ static char *lend(const char *text)
 /* -- Commits ---------------------------------------------------------------------------------- */
 
 /* The plan is read before it is committed: one that cannot be scheduled must not become fact. */
-static enum rh_rc read_graph(const char *dir, struct rh_graph **out, struct rh_error *err)
-{
-    struct rh_json *plan = NULL;
-    char *path = rh_fs_join(dir, "plan.json");
-    enum rh_rc rc = rh_json_read(path, RH_PLAN_BYTES_MAX, &plan, err);
-    if (rc == RH_OK)
-        rc = rh_graph_from_plan(plan, path, out, err);
-    rh_json_free(plan);
-    rh_free(path);
-    return rc;
-}
-
-static enum rh_rc commit(struct rh_factory *f, const char *job_dir, const char *sealed,
+static enum rh_rc commit(struct rh_factory *f, const struct rh_job_info *info, const char *sealed,
                          const char *op, int64_t index, struct rh_graph **graph,
                          struct rh_error *err)
 {
+    const char *job_dir = info->dir;
     bool is_plan = strcmp(op, "plan") == 0;
     if (rh_store_has(job_dir, op, index)) {
         /* Said twice, or made twice: equal bytes either way. */
         char *there = rh_store_artifact(job_dir, op, index);
-        enum rh_rc rc = is_plan ? read_graph(there, graph, err) : RH_OK;
+        enum rh_rc rc = is_plan ? rh_factory_read_graph(f, info, there, graph, err) : RH_OK;
         rh_factory_discard(f, sealed);
         rh_free(there);
         return rc;
     }
     enum rh_rc rc = rh_store_check(sealed, false, err);
     if (rc == RH_OK && is_plan)
-        rc = read_graph(sealed, graph, err);
+        rc = rh_factory_read_graph(f, info, sealed, graph, err);
     rh_crash_point("before_commit");
     if (rc == RH_OK)
         rc = rh_store_commit(sealed, job_dir, op, index, err);
@@ -70,7 +59,7 @@ void rh_factory_commit(struct rh_factory *f, const struct rh_action *a)
         sealed = rh_format("%s/%s-%05lld", session, op, (long long)a->block);
         rh_free(session);
     }
-    enum rh_rc rc = commit(f, info->dir, sealed, op, index, &graph, &err);
+    enum rh_rc rc = commit(f, info, sealed, op, index, &graph, &err);
     if (rc != RH_OK) {
         rh_log(RH_LOG_ERROR, "task.uncommitted", "job=%s op=%s index=%lld why=\"%s\"", a->job->id,
                op, (long long)index, err.message);
@@ -100,7 +89,7 @@ static void welcome(struct rh_factory *f, const struct rh_peer_entry *to, const 
     m.proto = to->proto;
     m.session = to->session;
     m.beat_ms = BEAT_MS;
-    m.lease_ms = (uint32_t)rh_sched_defaults.lease_ms;
+    m.lease_ms = (uint32_t)f->config.lease_ms;
     m.factory = lend(rh_database_factory_id(f->db));
     m.orch_epoch = f->epoch;
     rh_factory_send(f, &to->peer, RH_KIND_WELCOME, &m.base);
@@ -133,7 +122,7 @@ static void assign(struct rh_factory *f, const struct rh_peer_entry *to, const s
     m.recipe = lend(info->recipe);
     m.model = lend(info->model);
     m.output = lend(info->output);
-    m.lease_ms = (uint32_t)rh_sched_defaults.lease_ms;
+    m.lease_ms = (uint32_t)f->config.lease_ms;
     rh_factory_send(f, &to->peer, RH_KIND_ASSIGN, &m.base);
     rh_free(staging);
     rh_free(job_dir);
@@ -156,7 +145,7 @@ static void revoke(struct rh_factory *f, const struct rh_peer_entry *to, const s
     Rh__Cancel m = RH__CANCEL__INIT;
     m.task = a->task_id;
     m.epoch = a->epoch;
-    m.grace_ms = (uint32_t)rh_sched_defaults.grace_ms;
+    m.grace_ms = (uint32_t)f->config.grace_ms;
     m.reason = lend(a->text);
     rh_factory_send(f, &to->peer, RH_KIND_CANCEL, &m.base);
 }
@@ -194,6 +183,14 @@ static void drop_chain(struct rh_factory *f, const struct rh_action *a)
     rh_free(dir);
 }
 
+static void drop_artifact(struct rh_factory *f, const struct rh_action *a)
+{
+    const struct rh_job_info *info = a->job->user;
+    char *dir = rh_store_artifact(info->dir, rh_op_name(a->op), a->block);
+    rh_factory_discard(f, dir);
+    rh_free(dir);
+}
+
 void rh_factory_carry_out(struct rh_factory *f, const struct rh_action *a)
 {
     switch (a->kind) {
@@ -212,11 +209,19 @@ void rh_factory_carry_out(struct rh_factory *f, const struct rh_action *a)
     case RH_ACT_DROP_CHAIN:
         drop_chain(f, a);
         break;
+    case RH_ACT_DROP_ARTIFACT:
+        drop_artifact(f, a);
+        break;
+    case RH_ACT_KILL:
+        if (f->supervisor)
+            rh_supervisor_kill(f->supervisor, a->worker, a->pid, a->text);
+        break;
     case RH_ACT_JOB_ENDED:
         if (a->job->state == RH_JOB_DONE)
             rh_factory_prune(f, ((const struct rh_job_info *)a->job->user)->dir);
         break;
     case RH_ACT_SAVE_JOB:
+    case RH_ACT_SAVE_WORKER:
     case RH_ACT_COMMIT:
     case RH_ACT_EVENT:
         break;

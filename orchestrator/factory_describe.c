@@ -132,6 +132,7 @@ struct rh_json *rh_factory_describe(const struct rh_factory *f, const struct rh_
         add_number(out, "finished_unix_ns", (double)info->finished_unix_ns);
     else
         rh_json_add(out, "finished_unix_ns", rh_json_new_null());
+    add_number(out, "unwritten_bytes", (double)rh_sched_unwritten(job));
     rh_json_add(out, "stages", stages_json(job));
     rh_json_add(out, "blocks", blocks_json(job, info));
     add_number(out, "progress", rh_job_progress(job, info));
@@ -155,7 +156,12 @@ static struct rh_json *worker_json(const struct rh_factory *f, const struct rh_s
     rh_json_add(worker, "slots", rh_json_new_int(w->slots));
     rh_json_add(worker, "leases", rh_json_new_int(rh_sched_leases(f->sched, w)));
     rh_json_add(worker, "connected", rh_json_new_bool(w->connected));
-    rh_json_add(worker, "draining", rh_json_new_bool(w->draining));
+    rh_json_add(worker, "draining", rh_json_new_bool(w->drained || w->leaving));
+    add_text(worker, "why", w->why);
+    if (w->device_bytes > 0) {
+        add_number(worker, "device_bytes", (double)w->device_bytes);
+        add_number(worker, "device_free_bytes", (double)w->device_free);
+    }
     rh_json_add(worker, "silent_s", rh_json_new_number(silent));
     return worker;
 }

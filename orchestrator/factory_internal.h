@@ -57,6 +57,8 @@ struct rh_factory {
     int lock_fd;
     uint64_t epoch;
     struct rh_database *db;
+    struct rh_sched_config config;
+    int64_t retain_bytes;
     struct rh_sched *sched;
     struct rh_zmq *zmq;
     struct rh_socket *socket;
@@ -95,6 +97,19 @@ void rh_factory_turn(struct rh_factory *f);
 void rh_factory_note(struct rh_factory *f, const char *type, struct rh_sched_job *job,
                      const char *worker, const char *text);
 
+/* -- factory_look.c --------------------------------------------------------------------------- */
+
+/* The whole id for a beginning of one. */
+RH_MUST_USE enum rh_rc rh_factory_resolve(struct rh_factory *f, const char *given,
+                                          char out[RH_JOB_ID_SIZE], struct rh_error *err);
+
+/* -- factory_jobs.c --------------------------------------------------------------------------- */
+
+/* Two jobs that write to one place would meet at its end, hours from now. */
+RH_MUST_USE enum rh_rc rh_factory_check_output(struct rh_factory *f, const char *output,
+                                               const struct rh_sched_job *except,
+                                               struct rh_error *err);
+
 /* -- factory_load.c --------------------------------------------------------------------------- */
 
 /* Takes a stored job into the scheduler: rows, committed artifacts whose row was not saved, graph.
@@ -102,6 +117,13 @@ void rh_factory_note(struct rh_factory *f, const char *type, struct rh_sched_job
 RH_MUST_USE enum rh_rc rh_factory_load_job(struct rh_factory *f, struct rh_database *db,
                                            const struct rh_job_row *row,
                                            const struct rh_sched_job *sched, struct rh_error *err);
+/* The graph of the plan in `dir`, with what publishing will write to the disk of the state
+ * directory. */
+RH_MUST_USE enum rh_rc rh_factory_read_graph(const struct rh_factory *f,
+                                             const struct rh_job_info *info, const char *dir,
+                                             struct rh_graph **out, struct rh_error *err);
+/* Can tuning start at this block? Where the chain of the block before is, and at the first one. */
+bool rh_job_can_tune_from(const struct rh_job_info *info, int64_t block);
 /* All active jobs, at start. */
 RH_MUST_USE enum rh_rc rh_factory_load(struct rh_factory *f, struct rh_error *err);
 struct rh_job_info *rh_job_info_new(const struct rh_factory *f, const struct rh_job_row *row);

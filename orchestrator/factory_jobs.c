@@ -1,15 +1,13 @@
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/clock.h"
 #include "base/fs.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "factory_internal.h"
 #include "recipe/recipe.h"
 
-/* What operators do: submit, look, pause, cancel, reorder. */
+/* Submitting. */
 
 #define PRIORITY_MAX 1000000
 #define TEXT_MAX     4096
@@ -17,243 +15,6 @@
 #define TOKEN_MAX    200
 /* A recipe travels in every Assign. */
 #define RECIPE_MAX (48 * 1024)
-#define EVENTS_MAX 10000
-
-/* -- Looking at ended jobs -------------------------------------------------------------------- */
-
-/* A job of the database, in a scheduler of its own in which nothing happens. */
-struct archived {
-    struct rh_factory *f;
-    struct rh_sched *sched;
-    struct rh_sched_job *job;
-    size_t matches;
-    char id[RH_JOB_ID_SIZE]; /* of the last match */
-};
-
-static void archive_task(void *arg, const struct rh_sched_task *row)
-{
-    struct archived *a = arg;
-    rh_sched_load_task(a->sched, a->job, row);
-}
-
-static enum rh_rc archive_job(void *arg, const struct rh_job_row *row,
-                              const struct rh_sched_job *sched, struct rh_error *err)
-{
-    struct archived *a = arg;
-    struct rh_sched_job copy = *sched;
-    copy.user = rh_job_info_new(a->f, row);
-    a->job = rh_sched_load_job(a->sched, &copy);
-    return rh_database_tasks(a->f->db, row->id, archive_task, a, err);
-}
-
-static void archived_done(struct archived *a)
-{
-    for (size_t i = 0; a->sched && i < rh_sched_job_count(a->sched); i++)
-        rh_job_info_free(rh_sched_job_at(a->sched, i)->user);
-    rh_sched_free(a->sched);
-    *a = (struct archived){0};
-}
-
-static enum rh_rc count_match(void *arg, const struct rh_job_row *row,
-                              const struct rh_sched_job *sched, struct rh_error *err)
-{
-    struct archived *a = arg;
-    (void)row;
-    (void)err;
-    a->matches++;
-    memcpy(a->id, sched->id, sizeof a->id);
-    return RH_OK;
-}
-
-/* The whole id for a beginning of one. */
-static enum rh_rc resolve(struct rh_factory *f, const char *given, char out[RH_JOB_ID_SIZE],
-                          struct rh_error *err)
-{
-    struct archived a = {.f = f};
-    if (!*given || strlen(given) >= RH_JOB_ID_SIZE)
-        return rh_fail(err, RH_ERR_NOT_FOUND, "there is no job \"%.64s\"", given);
-    enum rh_rc rc = rh_database_jobs(f->db, RH_JOBS_ID, given, count_match, &a, err);
-    if (rc != RH_OK)
-        return rc;
-    if (a.matches == 0)
-        return rh_fail(err, RH_ERR_NOT_FOUND, "there is no job \"%s\"; list shows all", given);
-    if (a.matches > 1)
-        return rh_fail(err, RH_ERR_ARGUMENT,
-                       "\"%s\" is the beginning of %zu jobs; give more of the id", given,
-                       a.matches);
-    memcpy(out, a.id, RH_JOB_ID_SIZE);
-    return RH_OK;
-}
-
-typedef struct rh_json *view_fn(const struct rh_factory *f, const struct rh_sched_job *job);
-
-/* Shows a job, wherever it is. */
-static enum rh_rc show(struct rh_factory *f, const char *given, view_fn *view, struct rh_json **out,
-                       struct rh_error *err)
-{
-    char id[RH_JOB_ID_SIZE];
-    *out = NULL;
-    enum rh_rc rc = resolve(f, given, id, err);
-    if (rc != RH_OK)
-        return rc;
-    struct rh_sched_job *job = rh_sched_find_job(f->sched, id);
-    if (job) {
-        *out = view(f, job);
-        return RH_OK;
-    }
-    struct archived a = {.f = f, .sched = rh_sched_new(&rh_sched_defaults)};
-    rc = rh_database_jobs(f->db, RH_JOBS_ID, id, archive_job, &a, err);
-    if (rc == RH_OK)
-        rc = rh_factory_read_metrics(f, id, a.job->user, err);
-    if (rc == RH_OK)
-        *out = view(f, a.job);
-    archived_done(&a);
-    return rc;
-}
-
-static struct rh_json *view_job(const struct rh_factory *f, const struct rh_sched_job *job)
-{
-    return rh_factory_describe(f, job, job->user, true);
-}
-
-static struct rh_json *view_tasks(const struct rh_factory *f, const struct rh_sched_job *job)
-{
-    struct rh_json *out = rh_json_new_object();
-    struct rh_json *tasks = rh_json_new_array();
-    (void)f;
-    for (size_t i = 0; i < job->task_count; i++) {
-        const struct rh_sched_task *t = job->tasks[i];
-        struct rh_json *task = rh_json_new_object();
-        rh_json_add(task, "id", rh_json_new_int(t->id));
-        rh_json_add(task, "op", rh_json_new_string(rh_op_name(t->op)));
-        rh_json_add(task, "stage", rh_json_new_string(rh_stage_name(rh_op_stage(t->op))));
-        rh_json_add(task, "index", rh_json_new_int(t->index));
-        rh_json_add(task, "last", rh_json_new_int(t->last));
-        rh_json_add(task, "state", rh_json_new_string(rh_task_state_name(t->state)));
-        rh_json_add(task, "epoch", rh_json_new_int(t->epoch));
-        rh_json_add(task, "attempts", rh_json_new_int(t->attempts));
-        rh_json_add(task, "crashes", rh_json_new_int(t->crashes));
-        rh_json_add(task, "worker", rh_json_new_string(t->worker));
-        if (t->error)
-            rh_json_add(task, "error", rh_json_new_string(t->error));
-        rh_json_append(tasks, task);
-    }
-    rh_json_add(out, "schema", rh_json_new_string("roundhouse.tasks/1"));
-    rh_json_add(out, "job", rh_json_new_string(job->id));
-    rh_json_add(out, "tasks", tasks);
-    return out;
-}
-
-static struct rh_json *view_recipe(const struct rh_factory *f, const struct rh_sched_job *job)
-{
-    const struct rh_job_info *info = job->user;
-    struct rh_json *recipe = NULL;
-    (void)f;
-    /* Written by ourselves; a damaged one is shown as null. */
-    if (rh_json_parse(info->recipe, strlen(info->recipe), "stored recipe", &recipe, NULL) != RH_OK)
-        recipe = rh_json_new_null();
-    return recipe;
-}
-
-enum rh_rc rh_factory_job(struct rh_factory *f, const char *id, struct rh_json **out,
-                          struct rh_error *err)
-{
-    return show(f, id, view_job, out, err);
-}
-
-enum rh_rc rh_factory_tasks(struct rh_factory *f, const char *id, struct rh_json **out,
-                            struct rh_error *err)
-{
-    return show(f, id, view_tasks, out, err);
-}
-
-enum rh_rc rh_factory_recipe(struct rh_factory *f, const char *id, struct rh_json **out,
-                             struct rh_error *err)
-{
-    return show(f, id, view_recipe, out, err);
-}
-
-struct listing {
-    struct archived archived;
-    struct rh_json *jobs;
-    const char *state;
-};
-
-static void list_one(struct listing *l, const struct rh_sched_job *job)
-{
-    if (!l->state || strcmp(rh_job_state_name(job->state), l->state) == 0)
-        rh_json_append(l->jobs, rh_factory_describe(l->archived.f, job, job->user, false));
-}
-
-static enum rh_rc list_row(void *arg, const struct rh_job_row *row,
-                           const struct rh_sched_job *sched, struct rh_error *err)
-{
-    struct listing *l = arg;
-    struct archived *a = &l->archived;
-    const struct rh_sched_job *job = rh_sched_find_job(a->f->sched, row->id);
-    if (job) {
-        list_one(l, job);
-        return RH_OK;
-    }
-    if (l->state && strcmp(rh_job_state_name(sched->state), l->state) != 0)
-        return RH_OK;
-    enum rh_rc rc = archive_job(a, row, sched, err);
-    if (rc == RH_OK)
-        list_one(l, a->job);
-    rh_job_info_free(a->job->user);
-    rh_sched_forget(a->sched, a->job);
-    return rc;
-}
-
-struct rh_json *rh_factory_jobs(struct rh_factory *f, bool all, const char *state)
-{
-    struct listing l = {.archived = {.f = f, .sched = rh_sched_new(&rh_sched_defaults)},
-                        .jobs = rh_json_new_array(),
-                        .state = state};
-    struct rh_json *out = rh_json_new_object();
-    struct rh_error err;
-    /* The state of an ended job can be asked for without asking for all. */
-    bool ended = false;
-    enum rh_job_state wanted;
-    if (state && rh_job_state_from_name(state, &wanted))
-        ended = wanted >= RH_JOB_DONE;
-    enum rh_job_choice choice = all || ended ? RH_JOBS_ALL : RH_JOBS_ACTIVE;
-    if (rh_database_jobs(f->db, choice, NULL, list_row, &l, &err) != RH_OK)
-        rh_log(RH_LOG_ERROR, "jobs.unreadable", "why=\"%s\"", err.message);
-    archived_done(&l.archived);
-    rh_json_add(out, "schema", rh_json_new_string("roundhouse.jobs/1"));
-    rh_json_add(out, "jobs", l.jobs);
-    return out;
-}
-
-enum rh_rc rh_factory_events(struct rh_factory *f, const char *job, int64_t after, int limit,
-                             struct rh_json **out, struct rh_error *err)
-{
-    char id[RH_JOB_ID_SIZE];
-    struct rh_json *events = NULL;
-    int64_t last = after;
-    *out = NULL;
-    enum rh_rc rc = job ? resolve(f, job, id, err) : RH_OK;
-    if (rc == RH_OK)
-        rc = rh_database_events(f->db, job ? id : NULL, NULL, after,
-                                limit < 1            ? 1
-                                : limit > EVENTS_MAX ? EVENTS_MAX
-                                                     : limit,
-                                &events, err);
-    if (rc != RH_OK)
-        return rc;
-    for (const struct rh_json *e = rh_json_first(events); e; e = rh_json_next(e)) {
-        if (!rh_json_int(rh_json_get(e, "seq"), &last))
-            break;
-    }
-    *out = rh_json_new_object();
-    rh_json_add(*out, "schema", rh_json_new_string("roundhouse.events/1"));
-    rh_json_add(*out, "events", events);
-    rh_json_add(*out, "last", rh_json_new_int(last));
-    return RH_OK;
-}
-
-/* -- Submitting ------------------------------------------------------------------------------- */
 
 /* 48 bits of milliseconds and 80 random bits in 26 digits: sorts by time. */
 static void make_id(char out[27])
@@ -277,6 +38,7 @@ static void make_id(char out[27])
 struct request {
     const char *model, *output, *name, *token; /* borrowed; name and token may be NULL */
     int64_t priority;
+    bool hold;
     struct rh_recipe *recipe;
     char *recipe_text;
 };
@@ -334,7 +96,8 @@ static enum rh_rc reference(const struct rh_json *object, const char *key, const
 
 static enum rh_rc check_members(const struct rh_json *object, struct rh_error *err)
 {
-    static const char *const known[] = {"model", "output", "recipe", "name", "priority", "token"};
+    static const char *const known[] = {"model",    "output", "recipe", "name",
+                                        "priority", "token",  "hold"};
     for (const struct rh_json *m = rh_json_first(object); m; m = rh_json_next(m)) {
         bool found = false;
         for (size_t i = 0; i < sizeof known / sizeof *known; i++)
@@ -342,7 +105,7 @@ static enum rh_rc check_members(const struct rh_json *object, struct rh_error *e
         if (!found)
             return rh_fail(err, RH_ERR_ARGUMENT,
                            "job request: unknown member \"%.80s\"; model, output, recipe, name, "
-                           "priority and token are known",
+                           "priority, token and hold are known",
                            rh_json_key(m));
     }
     return RH_OK;
@@ -383,6 +146,10 @@ static enum rh_rc read_request(const struct rh_json *object, struct request *r,
         rc = rh_fail(err, RH_ERR_ARGUMENT,
                      "job request: priority %lld is out of bounds; -%d..%d will do",
                      (long long)r->priority, PRIORITY_MAX, PRIORITY_MAX);
+    const struct rh_json *hold = rh_json_get(object, "hold");
+    if (rc == RH_OK && hold && rh_json_type(hold) != RH_JSON_BOOL)
+        rc = rh_fail(err, RH_ERR_ARGUMENT, "job request: hold must be true or false");
+    r->hold = rh_json_bool(hold, false);
     return rc == RH_OK ? read_recipe(object, r, err) : rc;
 }
 
@@ -406,8 +173,8 @@ static enum rh_rc match_token(void *arg, const struct rh_job_row *row,
 }
 
 /* Two jobs that write to one place would meet at its end, hours from now. */
-static enum rh_rc check_output_free(struct rh_factory *f, const char *output,
-                                    const struct rh_sched_job *except, struct rh_error *err)
+enum rh_rc rh_factory_check_output(struct rh_factory *f, const char *output,
+                                   const struct rh_sched_job *except, struct rh_error *err)
 {
     for (size_t i = 0; i < rh_sched_job_count(f->sched); i++) {
         const struct rh_sched_job *job = rh_sched_job_at(f->sched, i);
@@ -432,6 +199,7 @@ static enum rh_rc create(struct rh_factory *f, const struct request *r, char id[
 {
     struct rh_sched_job sched = {.priority = (int)r->priority,
                                  .prefetch_blocks = r->recipe->prefetch_blocks,
+                                 .desired = r->hold ? RH_DESIRED_HOLD : RH_DESIRED_RUN,
                                  .state = RH_JOB_QUEUED};
     int64_t task_id = 0;
     make_id(sched.id);
@@ -475,7 +243,7 @@ enum rh_rc rh_factory_submit(struct rh_factory *f, const struct rh_json *json, s
     if (rc == RH_OK && match.found) {
         memcpy(id, match.id, sizeof id);
     } else if (rc == RH_OK) {
-        rc = check_output_free(f, r.output, NULL, err);
+        rc = rh_factory_check_output(f, r.output, NULL, err);
         if (rc == RH_OK)
             rc = create(f, &r, id, err);
         rh_factory_turn(f);
@@ -484,65 +252,4 @@ enum rh_rc rh_factory_submit(struct rh_factory *f, const struct rh_json *json, s
         rc = rh_factory_job(f, id, out, err);
     request_done(&r);
     return rc;
-}
-
-/* -- Changing --------------------------------------------------------------------------------- */
-
-static enum rh_rc load_row(void *arg, const struct rh_job_row *row,
-                           const struct rh_sched_job *sched, struct rh_error *err)
-{
-    struct rh_factory *f = arg;
-    return rh_factory_load_job(f, f->db, row, sched, err);
-}
-
-/* The job, taken out of the database when it has ended; the next turn puts it back. */
-static enum rh_rc take_up(struct rh_factory *f, const char *given, struct rh_sched_job **out,
-                          struct rh_error *err)
-{
-    char id[RH_JOB_ID_SIZE];
-    enum rh_rc rc = resolve(f, given, id, err);
-    if (rc == RH_OK && !rh_sched_find_job(f->sched, id))
-        rc = rh_database_jobs(f->db, RH_JOBS_ID, id, load_row, f, err);
-    *out = rc == RH_OK ? rh_sched_find_job(f->sched, id) : NULL;
-    return rc;
-}
-
-/* The job as it is after the change. */
-static enum rh_rc answer(struct rh_factory *f, enum rh_rc rc, const char *id, struct rh_json **out,
-                         struct rh_error *err)
-{
-    rh_factory_turn(f);
-    return rc == RH_OK ? rh_factory_job(f, id, out, err) : rc;
-}
-
-enum rh_rc rh_factory_set_desired(struct rh_factory *f, const char *id, const char *desired,
-                                  struct rh_json **out, struct rh_error *err)
-{
-    enum rh_desired wanted;
-    struct rh_sched_job *job = NULL;
-    struct rh_error why;
-    *out = NULL;
-    if (!rh_desired_from_name(desired, &wanted))
-        return rh_fail(err, RH_ERR_ARGUMENT,
-                       "desired \"%.40s\" is unknown; run, pause and cancel are possible", desired);
-    enum rh_rc rc = take_up(f, id, &job, err);
-    if (rc == RH_OK && job->state >= RH_JOB_DONE && wanted == RH_DESIRED_RUN)
-        rc = check_output_free(f, ((const struct rh_job_info *)job->user)->output, job, err);
-    if (rc == RH_OK && rh_sched_set_desired(f->sched, rh_factory_now(), job, wanted, &why) != RH_OK)
-        rc = rh_fail(err, RH_ERR_EXISTS, "%s", why.message);
-    return answer(f, rc, id, out, err);
-}
-
-enum rh_rc rh_factory_set_priority(struct rh_factory *f, const char *id, int priority,
-                                   struct rh_json **out, struct rh_error *err)
-{
-    struct rh_sched_job *job = NULL;
-    *out = NULL;
-    enum rh_rc rc = take_up(f, id, &job, err);
-    if (rc == RH_OK && job->state >= RH_JOB_DONE)
-        rc = rh_fail(err, RH_ERR_EXISTS, "job %s has ended (%s), its priority means nothing now",
-                     job->id, rh_job_state_name(job->state));
-    if (rc == RH_OK)
-        rh_sched_set_priority(f->sched, rh_factory_now(), job, priority);
-    return answer(f, rc, id, out, err);
 }

@@ -1,5 +1,6 @@
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/fs.h"
 #include "base/log.h"
@@ -85,9 +86,21 @@ struct loading {
     struct rh_sched_job *job;
 };
 
+bool rh_job_can_tune_from(const struct rh_job_info *info, int64_t block)
+{
+    if (block == 0)
+        return true;
+    char *dir = rh_store_artifact(info->dir, "tune", block - 1);
+    char *chain = rh_fs_join(dir, "chain.safetensors");
+    bool can = rh_fs_exists(chain);
+    rh_free(chain);
+    rh_free(dir);
+    return can;
+}
+
 /* The rename came through and the row did not: the artifact is whole, so the task has done its
  * work. */
-static bool adopt(const struct rh_job_info *info, struct rh_sched_task *task)
+static bool adopt(struct rh_factory *f, const struct rh_job_info *info, struct rh_sched_task *task)
 {
     const char *op = rh_op_name(task->op);
     if (task->state == RH_TASK_DONE)
@@ -101,6 +114,14 @@ static bool adopt(const struct rh_job_info *info, struct rh_sched_task *task)
     int64_t next = task->next;
     while (task->next <= task->last && rh_store_has(info->dir, op, task->next))
         task->next++;
+    /* Tuning goes on behind a block whose chain is there. Where it is not (a deletion that was cut
+     * off, or somebody else's), the blocks since the last one that has it are tuned again: they
+     * come out the same. */
+    while (task->next > 0 && task->next <= task->last && !rh_job_can_tune_from(info, task->next)) {
+        char *dir = rh_store_artifact(info->dir, op, --task->next);
+        rh_factory_discard(f, dir);
+        rh_free(dir);
+    }
     if (task->next > task->last)
         task->state = RH_TASK_DONE;
     return task->next != next;
@@ -121,17 +142,61 @@ static void load_task(void *arg, const struct rh_sched_task *row)
 {
     struct loading *l = arg;
     struct rh_sched_task task = *row;
-    bool adopted = adopt(l->job->user, &task);
+    bool adopted = adopt(l->f, l->job->user, &task);
     rh_sched_load_task(l->f->sched, l->job, &task);
     if (adopted)
         save_adopted(l->f, l->job->tasks[l->job->task_count - 1]);
 }
 
-static enum rh_rc load_graph(const struct rh_sched_job *job, struct rh_graph **out,
-                             struct rh_error *err)
+/* The device of the nearest directory above `path` that is there. */
+static bool device_of(const char *path, dev_t *out)
+{
+    struct stat st;
+    char *copy = rh_strdup(path);
+    bool found = stat(copy, &st) == 0;
+    while (!found && copy[0] == '/' && copy[1] != '\0') {
+        char *end = strrchr(copy, '/');
+        end[end == copy] = '\0';
+        found = stat(copy, &st) == 0;
+    }
+    if (found)
+        *out = st.st_dev;
+    rh_free(copy);
+    return found;
+}
+
+static int64_t published_here(const struct rh_factory *f, const struct rh_job_info *info,
+                              const struct rh_graph *g)
+{
+    dev_t there = 0, here = 0;
+    int64_t bytes = 0;
+    if (strncmp(info->output, "dir:", 4) != 0 || !device_of(info->output + 4, &there) ||
+        !device_of(f->state_dir, &here) || there != here)
+        return 0;
+    for (int64_t i = 0; i < g->shards; i++)
+        bytes += g->shard_bytes[i];
+    return bytes;
+}
+
+enum rh_rc rh_factory_read_graph(const struct rh_factory *f, const struct rh_job_info *info,
+                                 const char *dir, struct rh_graph **out, struct rh_error *err)
+{
+    struct rh_json *plan = NULL;
+    char *path = rh_fs_join(dir, "plan.json");
+    enum rh_rc rc = rh_json_read(path, RH_PLAN_BYTES_MAX, &plan, err);
+    if (rc == RH_OK)
+        rc = rh_graph_from_plan(plan, path, out, err);
+    if (rc == RH_OK)
+        (*out)->publish_bytes = published_here(f, info, *out);
+    rh_json_free(plan);
+    rh_free(path);
+    return rc;
+}
+
+static enum rh_rc load_graph(const struct rh_factory *f, const struct rh_sched_job *job,
+                             struct rh_graph **out, struct rh_error *err)
 {
     const struct rh_job_info *info = job->user;
-    struct rh_json *plan = NULL;
     bool planned = false;
     *out = NULL;
     for (size_t i = 0; i < job->task_count; i++)
@@ -140,12 +205,7 @@ static enum rh_rc load_graph(const struct rh_sched_job *job, struct rh_graph **o
     if (!planned)
         return RH_OK;
     char *dir = rh_store_artifact(info->dir, "plan", 0);
-    char *path = rh_fs_join(dir, "plan.json");
-    enum rh_rc rc = rh_json_read(path, RH_PLAN_BYTES_MAX, &plan, err);
-    if (rc == RH_OK)
-        rc = rh_graph_from_plan(plan, path, out, err);
-    rh_json_free(plan);
-    rh_free(path);
+    enum rh_rc rc = rh_factory_read_graph(f, info, dir, out, err);
     rh_free(dir);
     return rc;
 }
@@ -179,7 +239,7 @@ enum rh_rc rh_factory_load_job(struct rh_factory *f, struct rh_database *db,
     if (rc == RH_OK)
         rc = rh_factory_read_metrics(f, row->id, info, err);
     if (rc == RH_OK)
-        rc = load_graph(job, &graph, err);
+        rc = load_graph(f, job, &graph, err);
     if (rc != RH_OK) {
         rh_sched_forget(f->sched, job);
         rh_job_info_free(info);
@@ -239,6 +299,13 @@ static enum rh_rc prune_finished(struct rh_factory *f, struct rh_error *err)
     return rc;
 }
 
+static void load_worker(void *factory, const char *id, enum rh_stage_id stage, const char *why)
+{
+    const struct rh_factory *f = factory;
+    if (strlen(id) < RH_WORKER_ID_SIZE)
+        rh_sched_load_worker(f->sched, id, stage, why);
+}
+
 enum rh_rc rh_factory_load(struct rh_factory *f, struct rh_error *err)
 {
     int64_t job_seq = 0;
@@ -247,6 +314,9 @@ enum rh_rc rh_factory_load(struct rh_factory *f, struct rh_error *err)
     if (rc != RH_OK)
         return rc;
     rh_sched_reserve_ids(f->sched, task_id);
+    rc = rh_database_workers(f->db, load_worker, f, err);
+    if (rc != RH_OK)
+        return rc;
     rc = rh_database_jobs(f->db, RH_JOBS_ACTIVE, NULL, load_active, f, err);
     return rc == RH_OK ? prune_finished(f, err) : rc;
 }

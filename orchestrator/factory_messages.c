@@ -197,25 +197,19 @@ static double finite_or_zero(double value)
 /* The scheduler keeps phase, done and total; what is counted is for display only. */
 static void note_unit(struct rh_factory *f, int64_t task, const char *worker, const char *unit)
 {
-    for (size_t j = 0; j < rh_sched_job_count(f->sched); j++) {
-        struct rh_sched_job *job = rh_sched_job_at(f->sched, j);
-        struct rh_job_info *info = job->user;
-        size_t at = 0;
-        bool held = false;
-        for (size_t i = 0; i < job->task_count && !held; i++)
-            held = job->tasks[i]->id == task && strcmp(job->tasks[i]->worker, worker) == 0;
-        if (!held)
-            continue;
-        while (at < info->unit_count && info->units[at].task != task)
-            at++;
-        if (at == info->unit_count) {
-            info->units = rh_realloc_array(info->units, at + 1, sizeof *info->units);
-            info->unit_count++;
-        }
-        info->units[at].task = task;
-        snprintf(info->units[at].unit, sizeof info->units[at].unit, "%s", unit);
+    const struct rh_sched_task *t = rh_sched_find_task(f->sched, task);
+    if (!t || strcmp(t->worker, worker) != 0)
         return;
+    struct rh_job_info *info = t->job->user;
+    size_t at = 0;
+    while (at < info->unit_count && info->units[at].task != task)
+        at++;
+    if (at == info->unit_count) {
+        info->units = rh_realloc_array(info->units, at + 1, sizeof *info->units);
+        info->unit_count++;
     }
+    info->units[at].task = task;
+    snprintf(info->units[at].unit, sizeof info->units[at].unit, "%s", unit);
 }
 
 static void on_beat(struct rh_factory *f, const struct rh_peer_entry *from, const Rh__Beat *b)
@@ -247,27 +241,20 @@ static void on_beat(struct rh_factory *f, const struct rh_peer_entry *from, cons
 /* Only the tuning task that the sender holds has ticks. */
 static void on_tick(struct rh_factory *f, const struct rh_peer_entry *from, const Rh__Tick *t)
 {
-    for (size_t j = 0; j < rh_sched_job_count(f->sched); j++) {
-        struct rh_sched_job *job = rh_sched_job_at(f->sched, j);
-        struct rh_job_info *info = job->user;
-        for (size_t i = 0; i < job->task_count; i++) {
-            const struct rh_sched_task *task = job->tasks[i];
-            if (task->id != t->task)
-                continue;
-            if (task->op == RH_OP_TUNE && task->epoch == t->epoch &&
-                strcmp(task->worker, from->worker) == 0 && t->block >= task->index &&
-                t->block <= task->last && t->iters > 0 && t->iter >= 0 && t->iter <= t->iters)
-                info->tick = (struct rh_job_tick){.task = t->task,
-                                                  .epoch = t->epoch,
-                                                  .block = t->block,
-                                                  .iter = t->iter,
-                                                  .iters = t->iters,
-                                                  .loss = t->loss,
-                                                  .loss_best = t->loss_best,
-                                                  .fresh = true};
-            return;
-        }
-    }
+    const struct rh_sched_task *task = rh_sched_find_task(f->sched, t->task);
+    if (!task || task->op != RH_OP_TUNE || task->epoch != t->epoch ||
+        strcmp(task->worker, from->worker) != 0 || t->block < task->index ||
+        t->block > task->last || t->iters <= 0 || t->iter < 0 || t->iter > t->iters)
+        return;
+    struct rh_job_info *info = task->job->user;
+    info->tick = (struct rh_job_tick){.task = t->task,
+                                      .epoch = t->epoch,
+                                      .block = t->block,
+                                      .iter = t->iter,
+                                      .iters = t->iters,
+                                      .loss = t->loss,
+                                      .loss_best = t->loss_best,
+                                      .fresh = true};
 }
 
 /* -- Results ---------------------------------------------------------------------------------- */
@@ -382,7 +369,7 @@ void rh_factory_message(void *factory, const struct rh_peer *peer, const struct 
         on_tick(f, from, body);
         break;
     case RH_KIND_DRAIN:
-        rh_sched_drain(f->sched, from->worker);
+        rh_sched_leaving(f->sched, from->worker);
         break;
     case RH_KIND_BYE:
         on_bye(f, from, body);

@@ -4,6 +4,9 @@
 
 #include "base/mem.h"
 
+/* 64 TiB for one unit or file: 4096 of each, some counted thrice, stay inside 64 bits. */
+#define BYTES_MAX (INT64_C(1) << 46)
+
 static const struct {
     const char *name;
     enum rh_stage_id stage;
@@ -65,6 +68,9 @@ static struct rh_graph *graph_alloc(int64_t units, int64_t shards)
     g->units = units;
     g->shards = shards;
     g->shard_units = rh_alloc((size_t)(units * shards) + 1);
+    g->source_bytes = rh_alloc_array((size_t)units + 1, sizeof *g->source_bytes);
+    g->output_bytes = rh_alloc_array((size_t)units + 1, sizeof *g->output_bytes);
+    g->shard_bytes = rh_alloc_array((size_t)shards + 1, sizeof *g->shard_bytes);
     return g;
 }
 
@@ -83,6 +89,9 @@ void rh_graph_free(struct rh_graph *graph)
     if (!graph)
         return;
     rh_free(graph->shard_units);
+    rh_free(graph->source_bytes);
+    rh_free(graph->output_bytes);
+    rh_free(graph->shard_bytes);
     rh_free(graph);
 }
 
@@ -142,6 +151,22 @@ static enum rh_rc count_blocks(const struct rh_json *units, const char *what, in
     return RH_OK;
 }
 
+/* An optional size; sums cannot overflow with what a plan may hold. */
+static enum rh_rc add_bytes(const struct rh_json *object, const char *key, const char *what,
+                            int64_t *sum, struct rh_error *err)
+{
+    int64_t bytes = 0;
+    if (rh_json_is_null(rh_json_get(object, key)))
+        return RH_OK;
+    enum rh_rc rc = rh_json_want_int(object, key, what, &bytes, err);
+    if (rc == RH_OK && (bytes < 0 || *sum > BYTES_MAX - bytes))
+        rc = rh_fail(err, RH_ERR_FORMAT, "%s: \"%s\" is %lld bytes, or too much in sum", what, key,
+                     (long long)bytes);
+    if (rc == RH_OK)
+        *sum += bytes;
+    return rc;
+}
+
 static enum rh_rc place_output(struct rh_graph *g, const struct rh_json *output, const char *what,
                                struct rh_error *err)
 {
@@ -157,7 +182,33 @@ static enum rh_rc place_output(struct rh_graph *g, const struct rh_json *output,
             "%s: output of unit %lld in shard %lld, there are %lld units and %lld shards", what,
             (long long)unit, (long long)shard, (long long)g->units, (long long)g->shards);
     g->shard_units[shard * g->units + unit] = 1;
-    return RH_OK;
+    return add_bytes(output, "bytes", what, &g->output_bytes[unit], err);
+}
+
+static enum rh_rc read_sizes(struct rh_graph *g, const struct rh_json *units,
+                             const struct rh_json *shards, const char *what, struct rh_error *err)
+{
+    enum rh_rc rc = RH_OK;
+    int64_t *at = g->source_bytes;
+    for (const struct rh_json *u = rh_json_first(units); u && rc == RH_OK; u = rh_json_next(u))
+        rc = add_bytes(u, "source_bytes", what, at++, err);
+    at = g->shard_bytes;
+    for (const struct rh_json *s = rh_json_first(shards); s && rc == RH_OK; s = rh_json_next(s))
+        rc = add_bytes(s, "bytes", what, at++, err);
+    return rc;
+}
+
+/* Two chains of nsamples * seqlen * hidden_size float32. */
+static int64_t chain_bytes(const struct rh_json *plan)
+{
+    const struct rh_json *config = rh_json_get(plan, "config");
+    const struct rh_json *text = rh_json_get(config, "text_config");
+    const struct rh_json *calibration = rh_json_get(rh_json_get(plan, "recipe"), "calibration");
+    double hidden = rh_json_number(rh_json_get(text ? text : config, "hidden_size"), 0);
+    double rows = rh_json_number(rh_json_get(calibration, "nsamples"), 0);
+    double tokens = rows * rh_json_number(rh_json_get(calibration, "seqlen"), 0);
+    double bytes = tokens * hidden * 2 * 4;
+    return bytes >= 0 && bytes < (double)BYTES_MAX ? (int64_t)bytes : 0;
 }
 
 enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, struct rh_graph **out,
@@ -181,6 +232,9 @@ enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, stru
     g->files = (int64_t)rh_json_count(files);
     for (const struct rh_json *o = rh_json_first(outputs); o && rc == RH_OK; o = rh_json_next(o))
         rc = place_output(g, o, what, err);
+    if (rc == RH_OK)
+        rc = read_sizes(g, units, shards, what, err);
+    g->chain_bytes = chain_bytes(plan);
     if (rc != RH_OK) {
         rh_graph_free(g);
         return rc;

@@ -52,6 +52,12 @@ struct rh_graph {
     int64_t files;        /* source shards: one digest each */
     int64_t shards;       /* output files */
     uint8_t *shard_units; /* [shards][units]: 1 when the shard holds a tensor of the unit */
+    /* Bytes that tasks write, as far as the plan says (else 0). */
+    int64_t *source_bytes; /* [units] */
+    int64_t *output_bytes; /* [units] */
+    int64_t *shard_bytes;  /* [shards] */
+    int64_t chain_bytes;   /* of one chain.safetensors; two exist at a time */
+    int64_t publish_bytes; /* set by whoever knows where the output goes: on the same disk */
 };
 
 /* Reads the stored form of a model plan. Errors: RH_ERR_FORMAT naming `what` and the member. */

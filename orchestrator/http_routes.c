@@ -134,6 +134,64 @@ static enum MHD_Result delete_job(struct rh_http_call *call)
     return answer(call, MHD_HTTP_OK, rc, job, &err);
 }
 
+static enum rh_rc optional_int(const struct rh_json *request, const char *key, int64_t *out,
+                               struct rh_error *err)
+{
+    if (!rh_json_get(request, key))
+        return RH_OK;
+    enum rh_rc rc = rh_json_want_int(request, key, "request body", out, err);
+    if (rc == RH_OK && *out < 0)
+        rc = rh_fail(err, RH_ERR_ARGUMENT, "request body: %s must not be negative", key);
+    return rc;
+}
+
+static enum rh_rc retry(struct rh_http_call *call, const struct rh_json *request,
+                        struct rh_json **out, struct rh_error *err)
+{
+    int64_t block = -1;
+    int64_t task = 0;
+    enum rh_rc rc = optional_int(request, "from_block", &block, err);
+    if (rc == RH_OK)
+        rc = optional_int(request, "task", &task, err);
+    size_t known = (size_t)(block >= 0) + (size_t)(rh_json_get(request, "task") != NULL);
+    if (rc == RH_OK && (known > 1 || rh_json_count(request) != known))
+        rc = rh_fail(err, RH_ERR_ARGUMENT,
+                     "request body: \"from_block\", \"task\" or nothing is possible");
+    if (rc != RH_OK)
+        return rc;
+    return rh_factory_retry(call->api->factory, call->id, block, task, out, err);
+}
+
+static enum MHD_Result post_retry(struct rh_http_call *call)
+{
+    struct rh_error err = {0};
+    struct rh_json *request = NULL;
+    struct rh_json *job = NULL;
+    enum rh_rc rc = parse_body(call, &request, &err);
+    if (rc == RH_OK)
+        rc = retry(call, request, &job, &err);
+    rh_json_free(request);
+    return answer(call, MHD_HTTP_OK, rc, job, &err);
+}
+
+static enum MHD_Result post_drain(struct rh_http_call *call)
+{
+    struct rh_error err = {0};
+    struct rh_json *request = NULL;
+    struct rh_json *workers = NULL;
+    enum rh_rc rc = parse_body(call, &request, &err);
+    const struct rh_json *drain = rh_json_get(request, "drain");
+    const struct rh_json *why = rh_json_get(request, "why");
+    if (rc == RH_OK && (rh_json_type(drain) != RH_JSON_BOOL || (why && !rh_json_string(why))))
+        rc = rh_fail(&err, RH_ERR_ARGUMENT,
+                     "request body: {\"drain\": true or false, \"why\": text} is needed");
+    if (rc == RH_OK)
+        rc = rh_factory_drain(call->api->factory, call->id, rh_json_bool(drain, true),
+                              rh_json_string(why), &workers, &err);
+    rh_json_free(request);
+    return answer(call, MHD_HTTP_OK, rc, workers, &err);
+}
+
 static enum MHD_Result get_tasks(struct rh_http_call *call)
 {
     struct rh_error err = {0};
@@ -162,6 +220,14 @@ static enum MHD_Result get_events(struct rh_http_call *call)
         (!parse_number(query(call, "limit"), &limit) || limit < 1 || limit > EVENTS_MAX))
         return bad(call, "limit must be a number from 1 to 1000");
     enum rh_rc rc = rh_factory_events(call->api->factory, call->id, after, (int)limit, &body, &err);
+    return answer(call, MHD_HTTP_OK, rc, body, &err);
+}
+
+static enum MHD_Result get_timeline(struct rh_http_call *call)
+{
+    struct rh_error err = {0};
+    struct rh_json *body = NULL;
+    enum rh_rc rc = rh_factory_timeline(call->api->factory, query(call, "jobs"), &body, &err);
     return answer(call, MHD_HTTP_OK, rc, body, &err);
 }
 
@@ -206,10 +272,13 @@ static const struct route {
     {"GET", "/v1/jobs/{id}", get_job},
     {"PATCH", "/v1/jobs/{id}", patch_job},
     {"DELETE", "/v1/jobs/{id}", delete_job},
+    {"POST", "/v1/jobs/{id}/retry", post_retry},
     {"GET", "/v1/jobs/{id}/tasks", get_tasks},
     {"GET", "/v1/jobs/{id}/events", get_events},
     {"GET", "/v1/jobs/{id}/recipe", get_recipe},
+    {"GET", "/v1/timeline", get_timeline},
     {"GET", "/v1/workers", get_workers},
+    {"POST", "/v1/workers/{id}/drain", post_drain},
     {"GET", "/v1/snapshot", get_snapshot},
     {"GET", "/v1/stream", rh_http_stream_open},
     {"GET", "/healthz", get_healthz},
@@ -230,7 +299,8 @@ static bool matches(const char *pattern, const char *path, char id[RH_HTTP_ID_MA
     if (size == 0 || size >= RH_HTTP_ID_MAX || strcmp(given + size, hole + 4) != 0)
         return false;
     for (size_t i = 0; i < size; i++) {
-        if (!isalnum((unsigned char)given[i]) && given[i] != '-' && given[i] != '_')
+        if (!isalnum((unsigned char)given[i]) && given[i] != '-' && given[i] != '_' &&
+            given[i] != '.')
             return false;
     }
     memcpy(id, given, size);

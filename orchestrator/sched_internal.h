@@ -3,6 +3,9 @@
 
 #include "scheduler/scheduler.h"
 
+/* How the reason of a job begins that waits for disk space. */
+#define RH_NO_ROOM "no room on the disk"
+
 /* Shared by the scheduler's own files only. */
 struct rh_sched {
     struct rh_sched_config config;
@@ -10,7 +13,11 @@ struct rh_sched {
     size_t job_count;
     struct rh_sched_worker **workers;
     size_t worker_count;
+    struct rh_sched_task **buckets; /* tasks by id */
+    size_t bucket_count, task_count;
     int64_t next_task_id;
+    int64_t space; /* free bytes; negative: not known */
+    bool space_low;
     bool hold;
     struct rh_action *queue; /* ring is not needed: drained after every event */
     size_t queue_first, queue_count, queue_capacity;
@@ -25,7 +32,6 @@ void rh_sched_event(struct rh_sched *s, const char *event, struct rh_sched_job *
                     struct rh_sched_task *task, int64_t block, const char *text, const char *data);
 void rh_sched_sort_jobs(struct rh_sched *s);
 
-struct rh_sched_task *rh_sched_find_task(struct rh_sched *s, int64_t id);
 struct rh_sched_task *rh_sched_task_of(const struct rh_sched_job *job, enum rh_op_id op,
                                        int64_t index);
 struct rh_sched_worker *rh_sched_worker(const struct rh_sched *s, const char *id);
@@ -38,7 +44,27 @@ void rh_sched_job_state(struct rh_sched *s, struct rh_sched_job *job, enum rh_jo
 void rh_sched_settle(struct rh_sched *s, int64_t now, struct rh_sched_job *job);
 void rh_sched_fail_job(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
                        const char *reason);
+size_t rh_sched_live_tasks(const struct rh_sched_job *job);
 void rh_sched_admit(struct rh_sched *s);
+
+/* sched_space.c. reserve: sets disk aside for jobs that begin, and parks those that do not fit.
+ * short_of: must this stage wait until there is more room? */
+void rh_sched_reserve(struct rh_sched *s, int64_t now);
+bool rh_sched_short_of_space(const struct rh_sched *s, enum rh_stage_id stage);
+/* Why a job is parked, with the figures; owned by caller. */
+char *rh_sched_shortage(const struct rh_sched *s, const struct rh_sched_job *job, const char *why);
+
+/* sched_blame.c. A lease ended with its worker: whose fault is it? */
+void rh_sched_crashed(struct rh_sched *s, int64_t now, struct rh_sched_task *task, const char *why);
+bool rh_sched_usable(const struct rh_sched_worker *worker);
+/* Would another worker of the stage be the better choice for this task? */
+bool rh_sched_avoids(const struct rh_sched *s, const struct rh_sched_task *task,
+                     const struct rh_sched_worker *worker);
+/* May `worker` still act under this epoch? */
+bool rh_sched_holds(const struct rh_sched_task *task, const char *worker, int64_t epoch);
+/* Makes sure that a task which the worker holds is leased to it, and renews the lease. */
+void rh_sched_renew(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
+                    struct rh_sched_worker *worker);
 
 /* Answers. block: -1 for a result. */
 void rh_sched_ack(struct rh_sched *s, const char *worker, int64_t task, int64_t epoch,
@@ -49,6 +75,7 @@ void rh_sched_revoke(struct rh_sched *s, const char *worker, int64_t task, int64
 /* Task life. release: LEASED or COMMITTING -> WAITING, nobody blamed. */
 void rh_sched_release(struct rh_sched *s, struct rh_sched_task *task, const char *event,
                       const char *why);
+int64_t rh_sched_back_off(const struct rh_sched *s, int attempts);
 void rh_sched_lost(struct rh_sched *s, int64_t now, struct rh_sched_task *task, bool blame,
                    const char *why);
 void rh_sched_failed(struct rh_sched *s, int64_t now, struct rh_sched_task *task,

@@ -19,11 +19,11 @@ static bool done(const struct rh_sched_job *job, enum rh_op_id op, int64_t index
 
 static bool all_done(const struct rh_sched_job *job, enum rh_op_id op)
 {
-    for (size_t i = 0; i < job->task_count; i++) {
-        if (job->tasks[i]->op == op && job->tasks[i]->state != RH_TASK_DONE)
+    for (size_t i = job->first_of[op]; i < job->first_of[op + 1]; i++) {
+        if (job->tasks[i]->state != RH_TASK_DONE)
             return false;
     }
-    return true;
+    return job->unfolded;
 }
 
 int64_t rh_sched_current_block(const struct rh_sched_job *job)
@@ -85,7 +85,7 @@ bool rh_sched_ready(const struct rh_sched_task *task, int64_t now)
     const struct rh_sched_job *job = task->job;
     return task->state == RH_TASK_WAITING && task->not_before <= now && task->commits == 0 &&
            job->state == RH_JOB_RUNNING && job->desired == RH_DESIRED_RUN && !job->failing &&
-           needs_met(task);
+           (job->reserved || task->op == RH_OP_PLAN) && needs_met(task);
 }
 
 /* -- Jobs ------------------------------------------------------------------------------------- */
@@ -93,10 +93,12 @@ bool rh_sched_ready(const struct rh_sched_task *task, int64_t now)
 void rh_sched_job_state(struct rh_sched *s, struct rh_sched_job *job, enum rh_job_state state,
                         const char *reason)
 {
-    static const char *const events[] = {"job.queued", "job.running", "job.blocked",  "job.paused",
-                                         "job.done",   "job.failed",  "job.cancelled"};
+    static const char *const events[] = {"job.queued", "job.running",  "job.blocked",
+                                         "job.paused", "job.held",     "job.done",
+                                         "job.failed", "job.cancelled"};
     char *copy = rh_strdup(reason);
     job->state = state;
+    job->reserved = job->reserved && (state == RH_JOB_RUNNING || state == RH_JOB_BLOCKED);
     rh_free(job->reason);
     job->reason = copy;
     rh_sched_save_job(s, job);
@@ -105,7 +107,7 @@ void rh_sched_job_state(struct rh_sched *s, struct rh_sched_job *job, enum rh_jo
         rh_sched_push(s, RH_ACT_JOB_ENDED)->job = job;
 }
 
-static size_t live_tasks(const struct rh_sched_job *job)
+size_t rh_sched_live_tasks(const struct rh_sched_job *job)
 {
     size_t live = 0;
     for (size_t i = 0; i < job->task_count; i++) {
@@ -124,6 +126,15 @@ static void wind_down(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
     }
 }
 
+static const char *hold_reason(const struct rh_sched_job *job)
+{
+    for (size_t i = 0; i < job->task_count; i++) {
+        if (job->tasks[i]->state == RH_TASK_QUARANTINED && job->tasks[i]->error)
+            return job->tasks[i]->error;
+    }
+    return "held by the operator";
+}
+
 /* Looks whether what the operator wants, and what has happened, move the job's state. */
 void rh_sched_settle(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
 {
@@ -131,24 +142,28 @@ void rh_sched_settle(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
         return;
     bool cancel = job->desired == RH_DESIRED_CANCEL;
     if (done(job, RH_OP_PUBLISH, 0)) {
-        if (live_tasks(job) == 0)
+        if (rh_sched_live_tasks(job) == 0)
             rh_sched_job_state(s, job, RH_JOB_DONE, NULL);
         return;
     }
     if (cancel || job->failing) {
         wind_down(s, now, job, cancel ? "the job was cancelled" : "the job failed");
-        if (live_tasks(job) == 0)
+        if (rh_sched_live_tasks(job) == 0)
             rh_sched_job_state(s, job, job->failing ? RH_JOB_FAILED : RH_JOB_CANCELLED,
                                job->failing ? job->reason : "cancelled by the operator");
         return;
     }
+    bool hold = job->desired == RH_DESIRED_HOLD;
     bool pause = job->desired == RH_DESIRED_PAUSE;
     struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
     if (tune)
         tune->stop_at_checkpoint = pause;
-    if (pause && job->state != RH_JOB_PAUSED && live_tasks(job) == 0)
+    bool halted = job->state == RH_JOB_PAUSED || job->state == RH_JOB_HELD;
+    if (pause && job->state != RH_JOB_PAUSED && rh_sched_live_tasks(job) == 0)
         rh_sched_job_state(s, job, RH_JOB_PAUSED, "paused by the operator");
-    else if (!pause && job->state == RH_JOB_PAUSED)
+    else if (hold && job->state != RH_JOB_HELD && rh_sched_live_tasks(job) == 0)
+        rh_sched_job_state(s, job, RH_JOB_HELD, hold_reason(job));
+    else if (!pause && !hold && halted)
         rh_sched_job_state(s, job, RH_JOB_QUEUED, NULL);
 }
 
@@ -164,53 +179,9 @@ void rh_sched_fail_job(struct rh_sched *s, int64_t now, struct rh_sched_job *job
     rh_sched_settle(s, now, job);
 }
 
-enum rh_rc rh_sched_set_desired(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
-                                enum rh_desired desired, struct rh_error *err)
-{
-    if (job->state == RH_JOB_DONE)
-        return rh_fail(err, RH_ERR_ARGUMENT, "job %s is done already", job->id);
-    if (ended(job) && desired == RH_DESIRED_CANCEL)
-        return RH_OK;
-    if (ended(job) && desired == RH_DESIRED_PAUSE)
-        return rh_fail(err, RH_ERR_ARGUMENT, "job %s has ended (%s); resume it to go on", job->id,
-                       rh_job_state_name(job->state));
-    bool restart = desired == RH_DESIRED_RUN && (ended(job) || job->failing);
-    if (job->desired != desired) {
-        job->desired = desired;
-        rh_sched_save_job(s, job);
-        rh_sched_event(s, "job.desired", job, NULL, -1, rh_desired_name(desired), NULL);
-    }
-    for (size_t i = 0; restart && i < job->task_count; i++) {
-        struct rh_sched_task *task = job->tasks[i];
-        if (task->state == RH_TASK_DONE)
-            continue;
-        if (task->state == RH_TASK_FAILED)
-            task->state = RH_TASK_WAITING;
-        task->attempts = task->crashes = 0;
-        task->not_before = 0;
-        rh_sched_save_task(s, task);
-    }
-    job->failing = job->failing && !restart;
-    if (restart || (desired == RH_DESIRED_RUN && job->state == RH_JOB_BLOCKED))
-        rh_sched_job_state(s, job, RH_JOB_QUEUED, NULL);
-    rh_sched_settle(s, now, job);
-    return RH_OK;
-}
-
-void rh_sched_set_priority(struct rh_sched *s, int64_t now, struct rh_sched_job *job, int priority)
-{
-    job->priority = priority;
-    rh_sched_sort_jobs(s);
-    rh_sched_save_job(s, job);
-    char *text = rh_format("%d", priority);
-    rh_sched_event(s, "job.priority", job, NULL, -1, text, NULL);
-    rh_free(text);
-    rh_sched_settle(s, now, job);
-}
-
 /*
  * One more job than there are tuning slots is active: its downloads fill the gap at the end of a
- * tuning session, and more would only cost disk.
+ * tuning session, and more would only cost disk. A job that waits for room keeps nobody waiting.
  */
 void rh_sched_admit(struct rh_sched *s)
 {
@@ -221,7 +192,7 @@ void rh_sched_admit(struct rh_sched *s)
     }
     size_t limit = (slots > 0 ? slots : 1) + 1;
     for (size_t i = 0; i < s->job_count; i++)
-        active += s->jobs[i]->state == RH_JOB_RUNNING || s->jobs[i]->state == RH_JOB_BLOCKED;
+        active += s->jobs[i]->state == RH_JOB_RUNNING;
     for (size_t i = 0; i < s->job_count && active < limit; i++) {
         if (s->jobs[i]->state == RH_JOB_QUEUED && s->jobs[i]->desired == RH_DESIRED_RUN) {
             rh_sched_job_state(s, s->jobs[i], RH_JOB_RUNNING, NULL);
@@ -238,49 +209,74 @@ int rh_sched_leases(const struct rh_sched *s, const struct rh_sched_worker *work
     for (size_t j = 0; j < s->job_count; j++) {
         const struct rh_sched_job *job = s->jobs[j];
         for (size_t i = 0; i < job->task_count; i++)
-            leases += job->tasks[i]->state == RH_TASK_LEASED &&
-                      strcmp(job->tasks[i]->worker, worker->id) == 0;
+            leases += job->tasks[i]->state == RH_TASK_LEASED && job->tasks[i]->holder == worker;
     }
     return leases;
 }
 
+/* One pass for all workers; returns the leases by stage. */
+static void count_loads(struct rh_sched *s, int by_stage[RH_STAGE_COUNT])
+{
+    for (size_t i = 0; i < s->worker_count; i++)
+        s->workers[i]->load = 0;
+    for (int i = 0; i < RH_STAGE_COUNT; i++)
+        by_stage[i] = 0;
+    for (size_t j = 0; j < s->job_count; j++) {
+        const struct rh_sched_job *job = s->jobs[j];
+        for (size_t i = 0; i < job->task_count; i++) {
+            const struct rh_sched_task *t = job->tasks[i];
+            if (t->state != RH_TASK_LEASED)
+                continue;
+            by_stage[rh_op_stage(t->op)]++;
+            if (t->holder)
+                t->holder->load++;
+        }
+    }
+}
+
+static bool is_free(const struct rh_sched *s, int64_t now, enum rh_stage_id stage,
+                    const struct rh_sched_worker *w)
+{
+    return w->stage == stage && rh_sched_usable(w) && w->busy_until <= now &&
+           now - w->last_seen <= s->config.lease_ms / 3 && w->load < w->slots;
+}
+
+static bool any_free(const struct rh_sched *s, int64_t now, enum rh_stage_id stage)
+{
+    for (size_t i = 0; i < s->worker_count; i++) {
+        if (is_free(s, now, stage, s->workers[i]))
+            return true;
+    }
+    return false;
+}
+
 /* The free worker of a stage that has been quiet the longest would starve nobody either; the first
  * in order of arrival keeps runs reproducible. */
-static struct rh_sched_worker *free_worker(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
+static struct rh_sched_worker *worker_for(const struct rh_sched *s, int64_t now,
+                                          const struct rh_sched_task *task)
 {
     for (size_t i = 0; i < s->worker_count; i++) {
         struct rh_sched_worker *w = s->workers[i];
-        if (w->stage == stage && w->connected && !w->draining && w->busy_until <= now &&
-            now - w->last_seen <= s->config.lease_ms / 3 && rh_sched_leases(s, w) < w->slots)
+        if (is_free(s, now, rh_op_stage(task->op), w) && !rh_sched_avoids(s, task, w))
             return w;
     }
     return NULL;
 }
 
-static struct rh_sched_task *best_task(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
-{
-    for (size_t j = 0; j < s->job_count; j++) {
-        struct rh_sched_job *job = s->jobs[j];
-        if (job->state != RH_JOB_RUNNING)
-            continue;
-        for (size_t i = 0; i < job->task_count; i++) {
-            if (rh_op_stage(job->tasks[i]->op) == stage && rh_sched_ready(job->tasks[i], now))
-                return job->tasks[i];
-        }
-    }
-    return NULL;
-}
-
 static void lease(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
-                  const struct rh_sched_worker *worker)
+                  struct rh_sched_worker *worker)
 {
     task->epoch++;
     task->state = RH_TASK_LEASED;
     memcpy(task->worker, worker->id, sizeof task->worker);
+    task->holder = worker;
+    worker->load++;
     task->incarnation = worker->incarnation;
     task->lease_end = now + s->config.lease_ms;
     task->accept_by = now + s->config.accept_ms;
     task->started_at = task->moved_at = now;
+    task->moves = 0;
+    task->stalled = false;
     task->revoke_at = 0;
     task->progress_seq = 0;
     task->expect = task->next;
@@ -299,19 +295,42 @@ static void lease(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
     rh_sched_event(s, "task.started", task->job, task, -1, NULL, NULL);
 }
 
+/* One task of the stage, of the first job in order that has one ready. */
+static bool give_out(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
+{
+    for (size_t j = 0; j < s->job_count; j++) {
+        struct rh_sched_job *job = s->jobs[j];
+        for (size_t i = 0; i < job->task_count && job->state == RH_JOB_RUNNING; i++) {
+            struct rh_sched_task *task = job->tasks[i];
+            if (task->state != RH_TASK_WAITING || rh_op_stage(task->op) != stage ||
+                !rh_sched_ready(task, now))
+                continue;
+            struct rh_sched_worker *worker = worker_for(s, now, task);
+            if (!worker)
+                continue;
+            lease(s, now, task, worker);
+            return true;
+        }
+    }
+    return false;
+}
+
 void rh_sched_dispatch(struct rh_sched *s, int64_t now)
 {
+    int leases[RH_STAGE_COUNT];
     rh_sched_admit(s);
+    rh_sched_reserve(s, now);
     if (s->hold)
         return;
-    for (int stage = 0; stage < RH_STAGE_COUNT; stage++) {
-        struct rh_sched_worker *worker;
-        while ((worker = free_worker(s, now, (enum rh_stage_id)stage))) {
-            struct rh_sched_task *task = best_task(s, now, (enum rh_stage_id)stage);
-            if (!task)
-                break;
-            lease(s, now, task, worker);
-        }
+    count_loads(s, leases);
+    for (int i = 0; i < RH_STAGE_COUNT; i++) {
+        enum rh_stage_id stage = (enum rh_stage_id)i;
+        int limit = s->config.stage_max[i];
+        if (rh_sched_short_of_space(s, stage))
+            continue;
+        while ((limit == 0 || leases[i] < limit) && any_free(s, now, stage) &&
+               give_out(s, now, stage))
+            leases[i]++;
     }
 }
 
@@ -326,7 +345,8 @@ void rh_sched_tick(struct rh_sched *s, int64_t now)
     }
     for (size_t j = 0; j < s->job_count; j++) {
         struct rh_sched_job *job = s->jobs[j];
-        if (job->state == RH_JOB_BLOCKED && now >= job->blocked_until)
+        /* Parked before it had a plan: there is nothing to set aside for. */
+        if (job->state == RH_JOB_BLOCKED && now >= job->blocked_until && !job->graph)
             rh_sched_job_state(s, job, RH_JOB_RUNNING, NULL);
         for (size_t i = 0; i < job->task_count; i++) {
             if (job->tasks[i]->state == RH_TASK_LEASED)

@@ -11,7 +11,7 @@
 
 /* May `worker` still act under this epoch? A lease that ran out counts as long as nobody else got
  * the task: the epoch is unchanged then. */
-static bool holds(const struct rh_sched_task *task, const char *worker, int64_t epoch)
+bool rh_sched_holds(const struct rh_sched_task *task, const char *worker, int64_t epoch)
 {
     if (!task || task->epoch != epoch || strcmp(task->worker, worker) != 0)
         return false;
@@ -22,15 +22,17 @@ static bool holds(const struct rh_sched_task *task, const char *worker, int64_t 
 }
 
 /* Makes sure that a task which the worker holds is leased to it, and renews the lease. */
-static void renew(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
-                  const struct rh_sched_worker *worker)
+void rh_sched_renew(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
+                    struct rh_sched_worker *worker)
 {
     if (task->state == RH_TASK_WAITING) {
         task->state = RH_TASK_LEASED;
-        task->moved_at = now;
+        task->moved_at = task->started_at = now;
+        task->moves = 0;
         rh_sched_save_task(s, task);
         rh_sched_event(s, "task.resumed", task->job, task, -1, NULL, NULL);
     }
+    task->holder = worker;
     task->incarnation = worker->incarnation;
     task->accept_by = 0;
     task->lease_end = now + s->config.lease_ms;
@@ -75,11 +77,11 @@ void rh_sched_accept(struct rh_sched *s, int64_t now, const char *worker, int64_
     struct rh_sched_task *t = rh_sched_find_task(s, task);
     if (!w)
         return;
-    if (!holds(t, worker, epoch)) {
+    if (!rh_sched_holds(t, worker, epoch)) {
         rh_sched_revoke(s, worker, task, epoch, "the lease is over");
         return;
     }
-    renew(s, now, t, w);
+    rh_sched_renew(s, now, t, w);
     announce_next(s, t->job);
 }
 
@@ -103,6 +105,7 @@ static void note_progress(struct rh_sched *s, int64_t now, struct rh_sched_task 
     if (p->progress_seq != task->progress_seq) {
         task->progress_seq = p->progress_seq;
         task->moved_at = now;
+        task->moves++;
     }
     snprintf(task->phase, sizeof task->phase, "%s", p->phase ? p->phase : "");
     task->done = p->done;
@@ -124,129 +127,13 @@ void rh_sched_beat(struct rh_sched *s, int64_t now, const char *worker, uint64_t
         struct rh_sched_task *task = rh_sched_find_task(s, held[i].task);
         if (task && task->state == RH_TASK_DONE)
             continue; /* the acknowledgement is on its way, or will be asked for again */
-        if (!holds(task, worker, held[i].epoch)) {
+        if (!rh_sched_holds(task, worker, held[i].epoch)) {
             rh_sched_revoke(s, worker, held[i].task, held[i].epoch, "the lease is over");
             continue;
         }
-        renew(s, now, task, w);
+        rh_sched_renew(s, now, task, w);
         note_progress(s, now, task, &held[i]);
     }
-}
-
-static struct rh_sched_worker *register_worker(struct rh_sched *s, const struct rh_sched_hello *h)
-{
-    struct rh_sched_worker *w = rh_sched_worker(s, h->id);
-    if (!w) {
-        w = rh_alloc(sizeof *w);
-        snprintf(w->id, sizeof w->id, "%s", h->id);
-        s->workers =
-            rh_realloc_array(s->workers, s->worker_count + 1, sizeof(struct rh_sched_worker *));
-        s->workers[s->worker_count++] = w;
-    }
-    if (w->incarnation != h->incarnation) {
-        w->draining = false;
-        w->busy_until = 0;
-    }
-    w->incarnation = h->incarnation;
-    w->stage = h->stage;
-    w->slots = h->slots;
-    w->pid = h->pid;
-    snprintf(w->host, sizeof w->host, "%s", h->host ? h->host : "");
-    return w;
-}
-
-static bool is_held(const struct rh_sched_hello *h, const struct rh_sched_task *task)
-{
-    for (size_t i = 0; i < h->held_count; i++) {
-        if (h->held[i].task == task->id && h->held[i].epoch == task->epoch)
-            return true;
-    }
-    return false;
-}
-
-/* Leases that the worker should hold and does not. */
-static void release_forgotten(struct rh_sched *s, int64_t now, const struct rh_sched_hello *h)
-{
-    for (size_t j = 0; j < s->job_count; j++) {
-        struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count; i++) {
-            struct rh_sched_task *t = job->tasks[i];
-            if (strcmp(t->worker, h->id) != 0 || is_held(h, t) || t->result_in)
-                continue;
-            if (t->state == RH_TASK_WAITING)
-                t->worker[0] = '\0';
-            else if (t->state == RH_TASK_LEASED)
-                rh_sched_lost(s, now, t, t->incarnation != 0 && t->incarnation != h->incarnation,
-                              "the worker has started anew");
-        }
-    }
-}
-
-void rh_sched_hello(struct rh_sched *s, int64_t now, const struct rh_sched_hello *hello)
-{
-    const struct rh_sched_worker *old = rh_sched_worker(s, hello->id);
-    if (old && hello->incarnation < old->incarnation)
-        return; /* superseded by a younger process of that name */
-    bool joined = !old || !old->connected || old->incarnation != hello->incarnation;
-    struct rh_sched_worker *w = register_worker(s, hello);
-    w->connected = true;
-    w->last_seen = now;
-    if (joined) {
-        char *text = rh_format("%s on %s", rh_stage_name(w->stage), w->host);
-        rh_sched_event(s, "worker.joined", NULL, NULL, -1, text, NULL);
-        rh_free(text);
-        struct rh_action *a = &s->queue[s->queue_count - 1];
-        memcpy(a->worker, w->id, sizeof a->worker);
-        a->pid = w->pid;
-    }
-    release_forgotten(s, now, hello);
-    struct rh_sched_keep *held = rh_alloc_array(hello->held_count + 1, sizeof *held);
-    for (size_t i = 0; i < hello->held_count; i++) {
-        struct rh_sched_task *task = rh_sched_find_task(s, hello->held[i].task);
-        held[i].task = hello->held[i].task;
-        held[i].epoch = hello->held[i].epoch;
-        /* Done counts as kept: the result will be repeated and answered DUPLICATE. */
-        held[i].keep = holds(task, hello->id, hello->held[i].epoch) ||
-                       (task && task->state == RH_TASK_DONE && task->epoch == held[i].epoch);
-        if (held[i].keep && task->state != RH_TASK_DONE)
-            renew(s, now, task, w);
-    }
-    struct rh_action *a = rh_sched_push(s, RH_ACT_WELCOME);
-    memcpy(a->worker, w->id, sizeof a->worker);
-    a->held = held;
-    a->held_count = hello->held_count;
-}
-
-void rh_sched_worker_gone(struct rh_sched *s, int64_t now, const char *worker, bool blame,
-                          const char *why)
-{
-    struct rh_sched_worker *w = rh_sched_worker(s, worker);
-    if (!w)
-        return;
-    w->connected = false;
-    rh_sched_event(s, "worker.gone", NULL, NULL, -1, why, NULL);
-    struct rh_action *a = &s->queue[s->queue_count - 1];
-    memcpy(a->worker, w->id, sizeof a->worker);
-    a->pid = w->pid;
-    for (size_t j = 0; j < s->job_count; j++) {
-        struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count; i++) {
-            struct rh_sched_task *t = job->tasks[i];
-            if (strcmp(t->worker, worker) != 0 || t->result_in)
-                continue;
-            if (t->state == RH_TASK_WAITING)
-                t->worker[0] = '\0';
-            else if (t->state == RH_TASK_LEASED)
-                rh_sched_lost(s, now, t, blame && t->revoke_at == 0, why);
-        }
-    }
-}
-
-void rh_sched_drain(struct rh_sched *s, const char *worker)
-{
-    struct rh_sched_worker *w = rh_sched_worker(s, worker);
-    if (w)
-        w->draining = true;
 }
 
 /* -- Results ---------------------------------------------------------------------------------- */
@@ -277,11 +164,11 @@ void rh_sched_checkpoint(struct rh_sched *s, int64_t now, const char *worker, in
         rh_sched_ack(s, worker, task, epoch, block, RH_VERDICT_DUPLICATE);
         return;
     }
-    if (!known || t->state == RH_TASK_COMMITTING || !holds(t, worker, epoch)) {
+    if (!known || t->state == RH_TASK_COMMITTING || !rh_sched_holds(t, worker, epoch)) {
         rh_sched_ack(s, worker, task, epoch, block, RH_VERDICT_STALE);
         return;
     }
-    renew(s, now, t, w);
+    rh_sched_renew(s, now, t, w);
     if (t->expect < t->next)
         t->expect = t->next;
     if (block != t->expect || block > t->last)
@@ -337,13 +224,13 @@ void rh_sched_result(struct rh_sched *s, int64_t now, const char *worker, int64_
         rh_sched_ack(s, worker, task, epoch, -1, RH_VERDICT_DUPLICATE);
         return;
     }
-    if (!holds(t, worker, epoch)) {
+    if (!rh_sched_holds(t, worker, epoch)) {
         rh_sched_ack(s, worker, task, epoch, -1, RH_VERDICT_STALE);
         return;
     }
     if (t->state == RH_TASK_COMMITTING || t->result_in)
         return; /* answered when the artifact is in place */
-    renew(s, now, t, w);
+    rh_sched_renew(s, now, t, w);
     if (!ok) {
         rh_sched_ack(s, worker, task, epoch, -1, RH_VERDICT_ACCEPTED);
         rh_sched_failed(s, now, t, failure, error);

@@ -11,18 +11,22 @@ const struct rh_sched_config rh_sched_defaults = {
     .lease_ms = 60000,
     .accept_ms = 5000,
     .grace_ms = 20000,
-    .stall_ms = 30 * 60000,
+    /* Sealing digests and syncs what was written, which moves nothing: minutes on a slow disk. */
+    .stall_ms = {300000, 600000, 900000, 600000, 600000},
     .blocked_ms = 30000,
     .retry_ms = 2000,
     .retry_max_ms = 300000,
+    .blame_ms = 3600000,
+    .headroom = INT64_C(1) << 30,
     .attempts_max = 10,
-    .crashes_max = 5,
+    .crashes_max = 3,
 };
 
-static const char *const task_states[] = {"waiting", "leased", "committing", "done", "failed"};
-static const char *const job_states[] = {"queued", "running", "blocked",  "paused",
-                                         "done",   "failed",  "cancelled"};
-static const char *const desires[] = {"run", "pause", "cancel"};
+static const char *const task_states[] = {"waiting", "leased", "committing",
+                                          "done",    "failed", "quarantined"};
+static const char *const job_states[] = {"queued", "running", "blocked", "paused",
+                                         "held",   "done",    "failed",  "cancelled"};
+static const char *const desires[] = {"run", "pause", "cancel", "hold"};
 static const char *const verdicts[] = {"accepted", "duplicate", "stale", "rehello"};
 
 static bool name_index(const char *const *names, int count, const char *name, int *out)
@@ -44,7 +48,7 @@ const char *rh_task_state_name(enum rh_task_state state)
 bool rh_task_state_from_name(const char *name, enum rh_task_state *out)
 {
     int i;
-    if (!name_index(task_states, 5, name, &i))
+    if (!name_index(task_states, 6, name, &i))
         return false;
     *out = (enum rh_task_state)i;
     return true;
@@ -58,7 +62,7 @@ const char *rh_job_state_name(enum rh_job_state state)
 bool rh_job_state_from_name(const char *name, enum rh_job_state *out)
 {
     int i;
-    if (!name_index(job_states, 7, name, &i))
+    if (!name_index(job_states, 8, name, &i))
         return false;
     *out = (enum rh_job_state)i;
     return true;
@@ -72,7 +76,7 @@ const char *rh_desired_name(enum rh_desired desired)
 bool rh_desired_from_name(const char *name, enum rh_desired *out)
 {
     int i;
-    if (!name_index(desires, 3, name, &i))
+    if (!name_index(desires, 4, name, &i))
         return false;
     *out = (enum rh_desired)i;
     return true;
@@ -88,6 +92,7 @@ struct rh_sched *rh_sched_new(const struct rh_sched_config *config)
     struct rh_sched *s = rh_alloc(sizeof *s);
     s->config = *config;
     s->next_task_id = 1;
+    s->space = -1;
     return s;
 }
 
@@ -103,6 +108,12 @@ static void job_free(struct rh_sched_job *job)
     rh_free(job);
 }
 
+static void worker_free(struct rh_sched_worker *worker)
+{
+    rh_free(worker->why);
+    rh_free(worker);
+}
+
 void rh_sched_free(struct rh_sched *s)
 {
     if (!s)
@@ -113,7 +124,8 @@ void rh_sched_free(struct rh_sched *s)
     for (size_t i = 0; i < s->job_count; i++)
         job_free(s->jobs[i]);
     for (size_t i = 0; i < s->worker_count; i++)
-        rh_free(s->workers[i]);
+        worker_free(s->workers[i]);
+    rh_free(s->buckets);
     rh_free(s->jobs);
     rh_free(s->workers);
     rh_free(s->queue);
@@ -214,21 +226,54 @@ struct rh_sched_job *rh_sched_load_job(struct rh_sched *s, const struct rh_sched
     return job;
 }
 
-static struct rh_sched_task *add_task(struct rh_sched_job *job)
+/* -- Tasks by id ------------------------------------------------------------------------------ */
+
+static void hash_task(struct rh_sched *s, struct rh_sched_task *task)
+{
+    struct rh_sched_task **bucket = &s->buckets[(size_t)task->id & (s->bucket_count - 1)];
+    task->next_of_hash = *bucket;
+    *bucket = task;
+}
+
+static void grow_buckets(struct rh_sched *s)
+{
+    rh_free(s->buckets);
+    s->bucket_count = s->bucket_count ? 2 * s->bucket_count : 1024;
+    s->buckets = rh_alloc_array(s->bucket_count, sizeof(struct rh_sched_task *));
+    for (size_t j = 0; j < s->job_count; j++) {
+        for (size_t i = 0; i < s->jobs[j]->task_count; i++)
+            hash_task(s, s->jobs[j]->tasks[i]);
+    }
+}
+
+static void unhash_task(struct rh_sched *s, const struct rh_sched_task *task)
+{
+    struct rh_sched_task **at = &s->buckets[(size_t)task->id & (s->bucket_count - 1)];
+    while (*at != task)
+        at = &(*at)->next_of_hash;
+    *at = task->next_of_hash;
+    s->task_count--;
+}
+
+static struct rh_sched_task *add_task(struct rh_sched *s, struct rh_sched_job *job, int64_t id)
 {
     struct rh_sched_task *task = rh_alloc(sizeof *task);
     job->tasks = rh_realloc_array(job->tasks, job->task_count + 1, sizeof(struct rh_sched_task *));
     job->tasks[job->task_count++] = task;
     task->job = job;
+    task->id = id;
     task->started_block = -1;
+    if (++s->task_count > s->bucket_count)
+        grow_buckets(s);
+    else
+        hash_task(s, task);
     return task;
 }
 
 void rh_sched_load_task(struct rh_sched *s, struct rh_sched_job *job,
                         const struct rh_sched_task *row)
 {
-    struct rh_sched_task *task = add_task(job);
-    task->id = row->id;
+    struct rh_sched_task *task = add_task(s, job, row->id);
     task->op = row->op;
     task->index = row->index;
     task->last = row->last;
@@ -236,6 +281,7 @@ void rh_sched_load_task(struct rh_sched *s, struct rh_sched_job *job,
     task->epoch = row->epoch;
     task->attempts = row->attempts;
     task->crashes = row->crashes;
+    memcpy(task->crashed_on, row->crashed_on, sizeof task->crashed_on);
     task->next = row->next;
     task->expect = row->next;
     task->started_block = row->next - 1;
@@ -263,8 +309,7 @@ void rh_sched_expand(struct rh_sched *s, struct rh_sched_job *job)
         for (int64_t i = 0; i < count; i++) {
             if (rh_sched_task_of(job, (enum rh_op_id)op, i))
                 continue;
-            struct rh_sched_task *task = add_task(job);
-            task->id = s->next_task_id++;
+            struct rh_sched_task *task = add_task(s, job, s->next_task_id++);
             task->op = (enum rh_op_id)op;
             task->index = i;
             task->last = op == RH_OP_TUNE ? job->graph->blocks - 1 : i;
@@ -272,6 +317,14 @@ void rh_sched_expand(struct rh_sched *s, struct rh_sched_job *job)
         }
     }
     qsort(job->tasks, job->task_count, sizeof(struct rh_sched_task *), compare_tasks);
+    size_t at = 0;
+    for (int op = 0; op < RH_OP_COUNT; op++) {
+        job->first_of[op] = at;
+        while (at < job->task_count && job->tasks[at]->op == (enum rh_op_id)op)
+            at++;
+    }
+    job->first_of[RH_OP_COUNT] = at;
+    job->unfolded = true;
 }
 
 void rh_sched_loaded(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
@@ -305,6 +358,8 @@ void rh_sched_forget(struct rh_sched *s, struct rh_sched_job *job)
         memmove(&s->jobs[i], &s->jobs[i + 1],
                 (s->job_count - i - 1) * sizeof(struct rh_sched_job *));
         s->job_count--;
+        for (size_t t = 0; t < job->task_count; t++)
+            unhash_task(s, job->tasks[t]);
         job_free(job);
         return;
     }
@@ -333,18 +388,23 @@ struct rh_sched_job *rh_sched_job_at(const struct rh_sched *s, size_t index)
 
 struct rh_sched_task *rh_sched_find_task(struct rh_sched *s, int64_t id)
 {
-    for (size_t j = 0; j < s->job_count; j++) {
-        for (size_t i = 0; i < s->jobs[j]->task_count; i++) {
-            if (s->jobs[j]->tasks[i]->id == id)
-                return s->jobs[j]->tasks[i];
-        }
-    }
-    return NULL;
+    struct rh_sched_task *task =
+        s->bucket_count ? s->buckets[(size_t)id & (s->bucket_count - 1)] : NULL;
+    while (task && task->id != id)
+        task = task->next_of_hash;
+    return task;
 }
 
 struct rh_sched_task *rh_sched_task_of(const struct rh_sched_job *job, enum rh_op_id op,
                                        int64_t index)
 {
+    if (job->unfolded) {
+        size_t count = job->first_of[op + 1] - job->first_of[op];
+        if (index < 0 || (uint64_t)index >= count)
+            return NULL;
+        struct rh_sched_task *task = job->tasks[job->first_of[op] + (size_t)index];
+        return task->index == index ? task : NULL;
+    }
     for (size_t i = 0; i < job->task_count; i++) {
         if (job->tasks[i]->op == op && job->tasks[i]->index == index)
             return job->tasks[i];

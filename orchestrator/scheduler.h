@@ -26,6 +26,8 @@ enum rh_task_state {
     RH_TASK_COMMITTING, /* result received; stored as LEASED */
     RH_TASK_DONE,       /* never changes again */
     RH_TASK_FAILED,
+    RH_TASK_QUARANTINED, /* took its worker down too often; the job is held until somebody decides
+                          */
 };
 
 enum rh_job_state {
@@ -33,12 +35,14 @@ enum rh_job_state {
     RH_JOB_RUNNING,
     RH_JOB_BLOCKED, /* parked until there is room; `reason` says what is short */
     RH_JOB_PAUSED,
+    RH_JOB_HELD, /* by the operator, or because a task is quarantined: `reason` says which */
     RH_JOB_DONE,
     RH_JOB_FAILED,
     RH_JOB_CANCELLED,
 };
 
-enum rh_desired { RH_DESIRED_RUN, RH_DESIRED_PAUSE, RH_DESIRED_CANCEL };
+/* PAUSE stops tuning at the next block; HOLD lets what runs come to its end. */
+enum rh_desired { RH_DESIRED_RUN, RH_DESIRED_PAUSE, RH_DESIRED_CANCEL, RH_DESIRED_HOLD };
 
 enum rh_verdict {
     RH_VERDICT_ACCEPTED,
@@ -71,11 +75,14 @@ struct rh_sched_task {
     int64_t epoch;
     int attempts; /* leases that ended without a result since the last progress */
     int crashes;  /* of those, how many took the worker down */
-    int64_t next; /* tune: first block that is not committed */
+    char crashed_on[RH_WORKER_ID_SIZE]; /* the last worker that it took down */
+    int64_t next;                       /* tune: first block that is not committed */
     enum rh_failure failure;
     char *error; /* last failure, NULL for none */
     char worker[RH_WORKER_ID_SIZE];
     /* Memory only. */
+    struct rh_sched_worker *holder; /* the worker, once it is known in this run */
+    struct rh_sched_task *next_of_hash;
     uint64_t incarnation; /* of the worker; 0 after a restart, until it says Hello */
     int64_t expect;       /* tune: next block whose checkpoint is acceptable */
     int early_results;    /* tune: results that came before their checkpoints */
@@ -85,7 +92,9 @@ struct rh_sched_task {
     int64_t revoke_at; /* 0: not being cancelled */
     int64_t started_at;
     int64_t moved_at; /* progress_seq changed */
+    int64_t moves;    /* how often it did, under this lease */
     uint64_t progress_seq;
+    bool stalled;          /* being cancelled for want of progress */
     int64_t started_block; /* tune: last block announced as started, -1 for none */
     int commits;           /* COMMIT actions under way */
     bool result_in;        /* tune: OK result received, checkpoints still being committed */
@@ -106,23 +115,33 @@ struct rh_sched_job {
     struct rh_graph *graph; /* NULL until planned */
     struct rh_sched_task **tasks;
     size_t task_count;
+    size_t first_of[RH_OP_COUNT + 1]; /* where the tasks of an operation begin, once unfolded */
+    bool unfolded;
     int64_t blocked_until;
-    bool failing; /* winding down towards FAILED */
-    void *user;   /* the caller's */
+    bool reserved; /* the bytes it will still write are set aside */
+    bool failing;  /* winding down towards FAILED */
+    void *user;    /* the caller's */
 };
 
 struct rh_sched_config {
     int64_t lease_ms;
-    int64_t accept_ms;  /* an assignment must be answered within */
-    int64_t grace_ms;   /* a cancelled task must answer within */
-    int64_t stall_ms;   /* no progress for so long: the worker is taken for hung; 0: never */
+    int64_t accept_ms; /* an assignment must be answered within */
+    int64_t grace_ms;  /* a cancelled task must answer within */
+    /* No progress for so long, by stage: the task is taken for stuck; 0: never. A task that moves
+     * slowly but steadily has 20 times its own pace. */
+    int64_t stall_ms[RH_STAGE_COUNT];
     int64_t blocked_ms; /* a parked job is tried again after */
     int64_t retry_ms;   /* first back-off; doubles up to retry_max_ms */
     int64_t retry_max_ms;
-    int attempts_max; /* transient failures in a row */
-    int crashes_max;  /* workers lost in a row */
+    int64_t blame_ms;              /* how long a crash counts against its worker */
+    int64_t headroom;              /* bytes that must stay free on the disk */
+    int attempts_max;              /* transient failures in a row */
+    int crashes_max;               /* workers lost in a row before a task is quarantined */
+    int stage_max[RH_STAGE_COUNT]; /* leases of a stage at the same time; 0: as workers have slots
+                                    */
 };
-/* lease 60 s, accept 5 s, grace 20 s, stall 30 min, blocked 30 s, retry 2 s..300 s, 10, 5. */
+/* lease 60 s, accept 5 s, grace 20 s, stall 5..15 min, blocked 30 s, retry 2 s..300 s, blame 1 h,
+ * headroom 1 GiB, 10 attempts, 3 crashes. */
 extern const struct rh_sched_config rh_sched_defaults;
 
 /* What a worker says of itself. */
@@ -133,6 +152,7 @@ struct rh_sched_hello {
     int slots;
     int64_t pid;
     const char *host;
+    int64_t device_bytes; /* memory of its device; 0: has none or does not say */
     const struct rh_sched_held {
         int64_t task, epoch;
     } * held;
@@ -147,9 +167,18 @@ struct rh_sched_worker {
     int slots;
     int64_t pid;
     bool connected;
-    bool draining;
+    bool leaving; /* has said that it is going */
+    bool drained; /* gets nothing new until an operator says so; a row */
+    char *why;    /* drained: the reason */
     int64_t last_seen;
-    int64_t busy_until; /* would not take a task: nothing new before */
+    int64_t busy_until;                /* would not take a task: nothing new before */
+    int64_t device_bytes, device_free; /* 0: not said */
+    int load;                          /* leases, as counted by the last dispatch */
+    struct rh_sched_blame {
+        int64_t task, at; /* task 0: none */
+        bool fatal;       /* the task was quarantined */
+    } blames[8];          /* the last crashes, a ring */
+    int blame_next;
 };
 
 enum rh_action_kind {
@@ -160,9 +189,12 @@ enum rh_action_kind {
     RH_ACT_ACK,     /* worker, task_id, epoch, verdict; block >= 0 for a checkpoint */
     RH_ACT_REVOKE,  /* worker, task_id, epoch, text: stop working on it */
     RH_ACT_COMMIT, /* task, epoch, block (-1: the task's only artifact), data: facts to give back */
-    RH_ACT_DROP_CHAIN, /* job, block: chain.safetensors of tune-<block> is no longer needed */
-    RH_ACT_EVENT,      /* event, job, task (may be NULL), block, worker, text, data */
-    RH_ACT_JOB_ENDED,  /* job reached DONE, FAILED or CANCELLED; rh_sched_forget() allowed */
+    RH_ACT_SAVE_WORKER,   /* worker, drained (in `keep`), text: why */
+    RH_ACT_KILL,          /* worker, pid: it holds on to a task that was revoked; text: why */
+    RH_ACT_DROP_CHAIN,    /* job, block: chain.safetensors of tune-<block> is no longer needed */
+    RH_ACT_DROP_ARTIFACT, /* job, op, block (its index): is to be made anew */
+    RH_ACT_EVENT,         /* event, job, task (may be NULL), block, worker, text, data */
+    RH_ACT_JOB_ENDED,     /* job reached DONE, FAILED or CANCELLED; rh_sched_forget() allowed */
 };
 
 struct rh_action {
@@ -172,6 +204,8 @@ struct rh_action {
     int64_t task_id;
     int64_t epoch;
     int64_t block;
+    enum rh_op_id op;
+    bool keep;
     enum rh_verdict verdict;
     char worker[RH_WORKER_ID_SIZE];
     int64_t pid;
@@ -208,17 +242,38 @@ void rh_sched_loaded(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
                      struct rh_graph *graph);
 /* Task ids below `first` are taken by jobs that are not loaded. */
 void rh_sched_reserve_ids(struct rh_sched *s, int64_t first);
+struct rh_sched_task *rh_sched_find_task(struct rh_sched *s, int64_t id); /* NULL: not loaded */
 struct rh_sched_job *rh_sched_find_job(struct rh_sched *s, const char *id);
 size_t rh_sched_job_count(const struct rh_sched *s);
 struct rh_sched_job *rh_sched_job_at(const struct rh_sched *s, size_t index);
 void rh_sched_forget(struct rh_sched *s, struct rh_sched_job *job);
 
-/* RUN also takes up a job that is paused, blocked, failed or cancelled. RH_ERR_ARGUMENT when the
- * job is done already (or, for PAUSE and CANCEL, has ended). */
+/* RUN also takes up a job that is paused, held, blocked, failed or cancelled, quarantined tasks
+ * included. RH_ERR_ARGUMENT when the job is done already (or, for the others, has ended). */
 RH_MUST_USE enum rh_rc rh_sched_set_desired(struct rh_sched *s, int64_t now,
                                             struct rh_sched_job *job, enum rh_desired desired,
                                             struct rh_error *err);
 void rh_sched_set_priority(struct rh_sched *s, int64_t now, struct rh_sched_job *job, int priority);
+
+/* Takes up one task that failed or is quarantined, or waits for the end of its back-off, and the
+ * job with it. RH_ERR_ARGUMENT in any other state. */
+RH_MUST_USE enum rh_rc rh_sched_retry_task(struct rh_sched *s, int64_t now,
+                                           struct rh_sched_task *task, struct rh_error *err);
+/*
+ * Tunes again from `block` on: that block, what follows it and all that was made of them go, and
+ * the job is taken up. The caller has made sure that tuning can start there (docs/architecture.md:
+ * the chain of the block before). RH_ERR_ARGUMENT while tasks of the job run, when it is done, has
+ * no plan yet or did not come so far.
+ */
+RH_MUST_USE enum rh_rc rh_sched_rewind(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
+                                       int64_t block, struct rh_error *err);
+
+/* Bytes free on the disk of the state directory, told before a dispatch; negative: not known, and
+ * nothing is held back. A job starts to download once all that it will still write fits beside what
+ * is promised to others. */
+void rh_sched_space(struct rh_sched *s, int64_t free_bytes);
+/* Bytes that the job has still to write, by its plan; 0 before it has one. */
+int64_t rh_sched_unwritten(const struct rh_sched_job *job);
 
 /* Could this task be given out now, were there a worker? */
 bool rh_sched_ready(const struct rh_sched_task *task, int64_t now);
@@ -249,11 +304,19 @@ void rh_sched_checkpoint(struct rh_sched *s, int64_t now, const char *worker, in
 void rh_sched_result(struct rh_sched *s, int64_t now, const char *worker, int64_t task,
                      int64_t epoch, bool ok, enum rh_failure failure, const char *error,
                      const char *meta);
+/* Bytes free on the worker's device. */
+void rh_sched_device(struct rh_sched *s, const char *worker, int64_t device_free);
 /* The process is gone: its leases end now. blame: it died of its own accord. */
 void rh_sched_worker_gone(struct rh_sched *s, int64_t now, const char *worker, bool blame,
                           const char *why);
-/* No new tasks for this worker from here on. */
-void rh_sched_drain(struct rh_sched *s, const char *worker);
+/* The worker itself wants no new tasks. */
+void rh_sched_leaving(struct rh_sched *s, const char *worker);
+/* No new tasks for this worker until it is undrained, whatever it says. RH_ERR_NOT_FOUND. */
+RH_MUST_USE enum rh_rc rh_sched_drain(struct rh_sched *s, const char *worker, bool drained,
+                                      const char *why, struct rh_error *err);
+/* A drained worker from its row. */
+void rh_sched_load_worker(struct rh_sched *s, const char *id, enum rh_stage_id stage,
+                          const char *why);
 size_t rh_sched_worker_count(const struct rh_sched *s);
 const struct rh_sched_worker *rh_sched_worker_at(const struct rh_sched *s, size_t index);
 /* Tasks it holds a lease on. */

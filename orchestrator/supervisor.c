@@ -199,6 +199,19 @@ static void signal_all(struct rh_supervisor *s, int signal_number)
     }
 }
 
+void rh_supervisor_kill(struct rh_supervisor *s, const char *worker, int64_t pid, const char *why)
+{
+    for (int i = 0; i < RH_STAGE_COUNT; i++) {
+        struct child *c = &s->children[i];
+        if (strcmp(c->worker, worker) != 0 || !c->running || c->process.pid != pid ||
+            uv_is_closing((uv_handle_t *)&c->process))
+            continue;
+        rh_log(RH_LOG_WARN, "stage.killed", "worker=%s pid=%lld why=\"%s\"", worker, (long long)pid,
+               why);
+        uv_process_kill(&c->process, SIGKILL);
+    }
+}
+
 static void on_grace_over(uv_timer_t *timer)
 {
     rh_log(RH_LOG_WARN, "stages.killed", "why=\"they did not stop in time\"");

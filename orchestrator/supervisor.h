@@ -31,6 +31,10 @@ RH_MUST_USE enum rh_rc rh_supervisor_new(uv_loop_t *loop,
  * closed. A second call only shortens the grace. */
 void rh_supervisor_stop(struct rh_supervisor *supervisor, int64_t grace_ms, void (*done)(void *arg),
                         void *arg);
+/* Ends a child that hangs; it is started again. Nothing happens unless it is the one of that pid.
+ */
+void rh_supervisor_kill(struct rh_supervisor *supervisor, const char *worker, int64_t pid,
+                        const char *why);
 void rh_supervisor_free(struct rh_supervisor *supervisor); /* after done, or when never started */
 
 #endif

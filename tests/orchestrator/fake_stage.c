@@ -3,7 +3,9 @@
  * model make it misbehave:
  *   odd-plan    the plan has no blocks
  *   fail-<op>   the operation fails for good       full-<op>  it finds no room
- *   crash-<op>  it kills its process, once         slow       every block takes 300 ms
+ *   crash-<op>  it kills its process, once         poison-<op>  each time
+ *   hang-<op>   its thread hangs, once, deaf to everything
+ *   slow        every block takes 300 ms
  */
 #include <signal.h>
 #include <stdio.h>
@@ -43,6 +45,15 @@ static enum rh_rc misbehave(const struct rh_task *task, const char *op, struct r
         raise(SIGKILL);
     }
     rh_free(crash);
+    if (is_there(task, "poison-", op, NULL))
+        raise(SIGSEGV);
+    char *hang = NULL;
+    if (is_there(task, "hang-", op, &hang)) {
+        unlink(hang);
+        for (;;)
+            pause();
+    }
+    rh_free(hang);
     if (is_there(task, "fail-", op, NULL))
         return rh_fail(err, RH_ERR_FORMAT, "the fake %s was told to fail", op);
     if (is_there(task, "full-", op, NULL))

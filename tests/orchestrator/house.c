@@ -88,8 +88,9 @@ int house_set_up(void **state)
             return -1;
         rh_free(path);
     }
-    h->options =
-        (struct rh_factory_options){.state_dir = h->state, .bin_dir = h->bin, .spawn = true};
+    h->sched = rh_sched_defaults;
+    h->options = (struct rh_factory_options){
+        .state_dir = h->state, .bin_dir = h->bin, .spawn = true, .sched = &h->sched};
     uv_loop_init(&h->loop);
     *state = h;
     return 0;

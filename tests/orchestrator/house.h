@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "factory/factory.h"
+#include "scheduler/scheduler.h"
 
 /* A factory in this process, on a directory of its own, with the fake stages as its daemons. */
 struct house {
@@ -13,9 +14,10 @@ struct house {
     uv_loop_t loop;
     struct rh_factory *factory; /* NULL: not running */
     bool stopped;
-    int ticks;      /* heard of since the house was opened */
-    int stored;     /* events with a number heard of */
-    int idle_calls; /* of rh_factory_on_idle */
+    int ticks;                    /* heard of since the house was opened */
+    int stored;                   /* events with a number heard of */
+    int idle_calls;               /* of rh_factory_on_idle */
+    struct rh_sched_config sched; /* the defaults; may be changed before house_open() */
     struct rh_factory_options options;
 };
 

@@ -321,6 +321,160 @@ static void expect_refusal(struct place *p, enum rh_rc rc, const char *word)
     assert_non_null(strstr(err.message, p->path));
 }
 
+/* -- Older versions --------------------------------------------------------------------------- */
+
+#define RELEASED_EVENTS 163
+
+static void use_released(struct place *p, int version)
+{
+    struct rh_error err;
+    rh_database_close(p->db);
+    p->db = NULL;
+    check(rh_fs_remove_tree(p->path, &err), &err);
+    char *released =
+        rh_format("%s/tests/orchestrator/released/schema-%d.db", RH_SOURCE_DIR, version);
+    check(rh_fs_copy(released, p->path, NULL, &err), &err);
+    rh_free(released);
+}
+
+struct census {
+    int jobs, tasks, done, failed;
+    bool fourth;
+};
+
+static void census_task(void *arg, const struct rh_sched_task *task)
+{
+    struct census *c = arg;
+    c->tasks++;
+    c->done += task->state == RH_TASK_DONE;
+    c->failed += task->state == RH_TASK_FAILED;
+    assert_string_equal(task->crashed_on, "");
+}
+
+static struct rh_database *census_db;
+
+static enum rh_rc census_job(void *arg, const struct rh_job_row *row,
+                             const struct rh_sched_job *job, struct rh_error *err)
+{
+    struct census *c = arg;
+    c->jobs++;
+    if (strcmp(row->name, "fourth") == 0)
+        c->fourth = job->state == RH_JOB_PAUSED && job->desired == RH_DESIRED_PAUSE;
+    return rh_database_tasks(census_db, row->id, census_task, c, err);
+}
+
+/* Written by the first version: two jobs done, one failed, one paused at its second block. */
+static void a_database_of_the_first_schema_is_brought_up_to_date(void **state)
+{
+    struct place *p = *state;
+    struct rh_error err;
+    struct rh_json *events = NULL;
+    struct rh_step_row step;
+    struct census c = {0};
+    use_released(p, 1);
+    for (int i = 0; i < 2; i++) {
+        check(rh_database_open(p->path, &p->db, &err), &err);
+        memset(&c, 0, sizeof c);
+        census_db = p->db;
+        check(rh_database_jobs(p->db, RH_JOBS_ALL, NULL, census_job, &c, &err), &err);
+        assert_int_equal(c.jobs, 4);
+        assert_int_equal(c.tasks, 72);
+        assert_int_equal(c.failed, 1);
+        assert_true(c.fourth);
+        check(rh_database_events(p->db, NULL, NULL, 0, 10000, &events, &err), &err);
+        assert_int_equal(rh_json_count(events), RELEASED_EVENTS);
+        rh_json_free(events);
+        check(rh_database_find_step(p->db, "x", &step, &err), &err);
+        assert_string_equal(step.job, "");
+        rh_database_close(p->db);
+        p->db = NULL;
+    }
+    /* The copy is what the old program left. */
+    char *copy = rh_format("%s.v1", p->path);
+    uint64_t size = 0;
+    check(rh_fs_size(copy, &size, &err), &err);
+    assert_true(size > 0);
+    rh_free(p->path);
+    p->path = copy;
+    patch(p, 68, "RHOU", 4);
+    check(rh_database_open(p->path, &p->db, &err), &err);
+}
+
+static void a_reader_sees_what_is_stored_and_refuses_an_old_schema(void **state)
+{
+    struct place *p = *state;
+    struct rh_error err;
+    struct rh_database *reader = NULL;
+    struct census c = {0};
+    uint64_t epoch = 0;
+    char *nowhere = rh_format("%s/nothing.db", p->dir);
+    assert_int_equal(rh_database_open_reader(nowhere, &reader, &err), RH_ERR_NOT_FOUND);
+    rh_free(nowhere);
+    add_job(p, "j1", NULL, 1);
+    check(rh_database_open_reader(p->path, &reader, &err), &err);
+    census_db = reader;
+    check(rh_database_jobs(reader, RH_JOBS_ALL, NULL, census_job, &c, &err), &err);
+    assert_int_equal(c.jobs, 1);
+    assert_int_not_equal(rh_database_next_epoch(reader, &epoch, &err), RH_OK);
+    rh_database_close(reader);
+    use_released(p, 1);
+    assert_int_equal(rh_database_open_reader(p->path, &reader, &err), RH_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "start roundhoused once"));
+}
+
+static void a_backup_is_whole_while_the_original_is_written_to(void **state)
+{
+    struct place *p = *state;
+    struct rh_error err;
+    struct census c = {0};
+    add_job(p, "j1", NULL, 1);
+    char *copy = rh_format("%s/copy.db", p->dir);
+    check(rh_database_backup(p->db, copy, &err), &err);
+    assert_int_equal(rh_database_backup(p->db, copy, &err), RH_ERR_EXISTS);
+    add_job(p, "j2", NULL, 2);
+    rh_database_close(p->db);
+    check(rh_database_open(copy, &p->db, &err), &err);
+    census_db = p->db;
+    check(rh_database_jobs(p->db, RH_JOBS_ALL, NULL, census_job, &c, &err), &err);
+    assert_int_equal(c.jobs, 1);
+    rh_free(copy);
+}
+
+/* -- Workers and steps ------------------------------------------------------------------------ */
+
+static void note_worker(void *arg, const char *id, enum rh_stage_id stage, const char *why)
+{
+    assert_int_equal(stage, RH_STAGE_PACK);
+    assert_string_equal(id, "p1");
+    assert_string_equal(why, "bad disk");
+    ++*(int *)arg;
+}
+
+static void drained_workers_and_steps_are_remembered(void **state)
+{
+    struct place *p = *state;
+    struct rh_error err;
+    struct rh_step_row step;
+    int workers = 0;
+    add_job(p, "j1", NULL, 1);
+    check(rh_database_save_worker(p->db, "p1", RH_STAGE_PACK, "new disk", &err), &err);
+    check(rh_database_save_worker(p->db, "p1", RH_STAGE_PACK, "bad disk", &err), &err);
+    check(rh_database_save_step(p->db, "key", "j1", "fetch", 3, &err), &err);
+    reopen(p);
+    check(rh_database_workers(p->db, note_worker, &workers, &err), &err);
+    assert_int_equal(workers, 1);
+    check(rh_database_find_step(p->db, "key", &step, &err), &err);
+    assert_string_equal(step.job, "j1");
+    assert_string_equal(step.op, "fetch");
+    assert_int_equal(step.index, 3);
+    check(rh_database_forget_steps(p->db, "j1", &err), &err);
+    check(rh_database_find_step(p->db, "key", &step, &err), &err);
+    assert_string_equal(step.job, "");
+    check(rh_database_save_worker(p->db, "p1", RH_STAGE_PACK, NULL, &err), &err);
+    check(rh_database_workers(p->db, note_worker, &workers, &err), &err);
+    assert_int_equal(workers, 1);
+}
+
 static void a_newer_schema_is_refused(void **state)
 {
     struct place *p = *state;
@@ -364,6 +518,14 @@ int main(void)
         cmocka_unit_test_setup_teardown(events_are_numbered_and_read_in_pages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_was_rolled_back_is_not_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_epoch_rises_and_the_factory_keeps_its_name, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_database_of_the_first_schema_is_brought_up_to_date,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_reader_sees_what_is_stored_and_refuses_an_old_schema,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_backup_is_whole_while_the_original_is_written_to, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(drained_workers_and_steps_are_remembered, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_newer_schema_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_database_of_another_program_is_refused, set_up,

@@ -8,309 +8,160 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
-#include "scheduler/scheduler.h"
-
-/* The scheduler by hand: one event, and what follows from it. */
-
-#define NOTES_MAX 512
-
-struct bench {
-    struct rh_sched *s;
-    struct rh_sched_job *job;
-    int64_t now;
-    struct rh_action notes[NOTES_MAX]; /* since the last clear() */
-    size_t count;
-};
-
-static void take(struct bench *b)
-{
-    struct rh_action a;
-    while (rh_sched_next(b->s, &a)) {
-        assert_true(b->count < NOTES_MAX);
-        b->notes[b->count++] = a;
-    }
-}
-
-static void clear(struct bench *b)
-{
-    take(b);
-    for (size_t i = 0; i < b->count; i++)
-        rh_action_done(&b->notes[i]);
-    b->count = 0;
-}
-
-static const struct rh_action *find(struct bench *b, enum rh_action_kind kind)
-{
-    take(b);
-    for (size_t i = 0; i < b->count; i++) {
-        if (b->notes[i].kind == kind)
-            return &b->notes[i];
-    }
-    return NULL;
-}
-
-static const struct rh_action *find_event(struct bench *b, const char *event)
-{
-    take(b);
-    for (size_t i = 0; i < b->count; i++) {
-        if (b->notes[i].kind == RH_ACT_EVENT && strcmp(b->notes[i].event, event) == 0)
-            return &b->notes[i];
-    }
-    return NULL;
-}
-
-static size_t assigned(struct bench *b, enum rh_op_id op)
-{
-    size_t count = 0;
-    take(b);
-    for (size_t i = 0; i < b->count; i++)
-        count += b->notes[i].kind == RH_ACT_ASSIGN && b->notes[i].task->op == op;
-    return count;
-}
-
-static struct rh_sched_job *submit(struct bench *b, const char *id, int priority, int64_t seq,
-                                   int64_t prefetch)
-{
-    struct rh_sched_job row = {.priority = priority, .seq = seq, .prefetch_blocks = prefetch};
-    snprintf(row.id, sizeof row.id, "%s", id);
-    struct rh_sched_job *job = rh_sched_load_job(b->s, &row);
-    rh_sched_loaded(b->s, b->now, job, NULL);
-    return job;
-}
-
-static void hello(struct bench *b, const char *id, enum rh_stage_id stage, int slots,
-                  uint64_t incarnation)
-{
-    rh_sched_hello(b->s, b->now,
-                   &(struct rh_sched_hello){.id = id,
-                                            .incarnation = incarnation,
-                                            .stage = stage,
-                                            .slots = slots,
-                                            .pid = 1000 + (int64_t)incarnation,
-                                            .host = "here"});
-}
-
-static void setup(struct bench *b, int64_t prefetch)
-{
-    static const char *const names[] = {"d", "c", "q", "p", "u"};
-    memset(b, 0, sizeof *b);
-    b->now = 1000;
-    b->s = rh_sched_new(&rh_sched_defaults);
-    b->job = submit(b, "J1", 0, 1, prefetch);
-    for (int i = 0; i < RH_STAGE_COUNT; i++)
-        hello(b, names[i], (enum rh_stage_id)i, i == RH_STAGE_DOWNLOAD ? 2 : 1, 1);
-    rh_sched_dispatch(b->s, b->now);
-    take(b);
-}
-
-static void teardown(struct bench *b)
-{
-    clear(b);
-    rh_sched_free(b->s);
-}
-
-static struct rh_sched_task *task(struct bench *b, enum rh_op_id op, int64_t index)
-{
-    for (size_t i = 0; i < b->job->task_count; i++) {
-        if (b->job->tasks[i]->op == op && b->job->tasks[i]->index == index)
-            return b->job->tasks[i];
-    }
-    fail_msg("no task %s %lld", rh_op_name(op), (long long)index);
-    return NULL;
-}
-
-/* The worker that holds a task finishes it, and the commit works. */
-static void finish(struct bench *b, struct rh_sched_task *t, struct rh_graph *graph)
-{
-    char worker[RH_WORKER_ID_SIZE];
-    assert_int_equal(t->state, RH_TASK_LEASED);
-    memcpy(worker, t->worker, sizeof worker);
-    rh_sched_accept(b->s, b->now, worker, t->id, t->epoch);
-    rh_sched_result(b->s, b->now, worker, t->id, t->epoch, true, RH_FAILURE_PERMANENT, NULL, NULL);
-    assert_int_equal(t->state, RH_TASK_COMMITTING);
-    rh_sched_committed(b->s, b->now, t->id, t->epoch, -1, NULL, NULL, graph);
-    assert_int_equal(t->state, RH_TASK_DONE);
-    rh_sched_dispatch(b->s, b->now);
-}
-
-static void plan(struct bench *b, int64_t blocks)
-{
-    finish(b, task(b, RH_OP_PLAN, 0), rh_graph_new(blocks, 1, 2, 2));
-}
-
-static void checkpoint(struct bench *b, int64_t block)
-{
-    struct rh_sched_task *t = task(b, RH_OP_TUNE, 0);
-    rh_sched_checkpoint(b->s, b->now, t->worker, t->id, t->epoch, block, "{\"loss\":1}");
-    rh_sched_committed(b->s, b->now, t->id, t->epoch, block, NULL, "{\"loss\":1}", NULL);
-    rh_sched_dispatch(b->s, b->now);
-}
-
-/* Plan, calibration and the first two fetches are done; tuning runs. */
-static struct rh_sched_task *start_tuning(struct bench *b, int64_t blocks)
-{
-    plan(b, blocks);
-    finish(b, task(b, RH_OP_CALIBRATE, 0), NULL);
-    finish(b, task(b, RH_OP_FETCH, 0), NULL);
-    finish(b, task(b, RH_OP_FETCH, 1), NULL);
-    struct rh_sched_task *t = task(b, RH_OP_TUNE, 0);
-    assert_int_equal(t->state, RH_TASK_LEASED);
-    rh_sched_accept(b->s, b->now, t->worker, t->id, t->epoch);
-    return t;
-}
+#include "bench.h"
 
 static void a_new_job_starts_with_its_plan_alone(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
+    bench_setup(&b, 0);
     assert_int_equal(b.job->state, RH_JOB_RUNNING);
     assert_int_equal(b.job->task_count, 1);
-    assert_int_equal(assigned(&b, RH_OP_PLAN), 1);
-    const struct rh_action *save = find(&b, RH_ACT_SAVE_TASK);
+    assert_int_equal(bench_assigned(&b, RH_OP_PLAN), 1);
+    const struct rh_action *save = bench_find(&b, RH_ACT_SAVE_TASK);
     assert_non_null(save);
-    assert_int_equal(task(&b, RH_OP_PLAN, 0)->epoch, 1);
-    teardown(&b);
+    assert_int_equal(bench_task(&b, RH_OP_PLAN, 0)->epoch, 1);
+    bench_teardown(&b);
 }
 
 static void a_committed_plan_unfolds_the_graph(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    clear(&b);
-    plan(&b, 3);
+    bench_setup(&b, 0);
+    bench_clear(&b);
+    bench_plan(&b, 3);
     /* units: head, 3 blocks, 1 extra; 2 source files; 2 output shards */
     assert_int_equal(b.job->task_count, 1 + 5 + 1 + 1 + 5 + 2 + 1 + 2 + 1);
-    assert_int_equal(assigned(&b, RH_OP_FETCH), 2);
-    assert_int_equal(assigned(&b, RH_OP_CALIBRATE), 1);
-    assert_int_equal(assigned(&b, RH_OP_TUNE), 0);
-    assert_int_equal(task(&b, RH_OP_FETCH, 0)->state, RH_TASK_LEASED);
-    assert_int_equal(task(&b, RH_OP_FETCH, 1)->state, RH_TASK_LEASED);
-    assert_int_equal(task(&b, RH_OP_TUNE, 0)->last, 2);
-    teardown(&b);
+    assert_int_equal(bench_assigned(&b, RH_OP_FETCH), 2);
+    assert_int_equal(bench_assigned(&b, RH_OP_CALIBRATE), 1);
+    assert_int_equal(bench_assigned(&b, RH_OP_TUNE), 0);
+    assert_int_equal(bench_task(&b, RH_OP_FETCH, 0)->state, RH_TASK_LEASED);
+    assert_int_equal(bench_task(&b, RH_OP_FETCH, 1)->state, RH_TASK_LEASED);
+    assert_int_equal(bench_task(&b, RH_OP_TUNE, 0)->last, 2);
+    bench_teardown(&b);
 }
 
 static void fetching_stays_inside_the_prefetch_window(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 1);
-    start_tuning(&b, 4);
+    bench_setup(&b, 1);
+    bench_start_tuning(&b, 4);
     /* Block 0 is tuned, so block 1 (unit 2) may come, block 2 (unit 3) may not. */
-    assert_int_equal(task(&b, RH_OP_FETCH, 2)->state, RH_TASK_LEASED);
-    finish(&b, task(&b, RH_OP_FETCH, 2), NULL);
-    assert_int_equal(task(&b, RH_OP_FETCH, 3)->state, RH_TASK_WAITING);
-    assert_false(rh_sched_ready(task(&b, RH_OP_FETCH, 3), b.now));
+    assert_int_equal(bench_task(&b, RH_OP_FETCH, 2)->state, RH_TASK_LEASED);
+    bench_finish(&b, bench_task(&b, RH_OP_FETCH, 2), NULL);
+    assert_int_equal(bench_task(&b, RH_OP_FETCH, 3)->state, RH_TASK_WAITING);
+    assert_false(rh_sched_ready(bench_task(&b, RH_OP_FETCH, 3), b.now));
     /* The free download slot digests meanwhile. */
-    assert_int_equal(task(&b, RH_OP_DIGEST, 0)->state, RH_TASK_LEASED);
-    assert_int_equal(task(&b, RH_OP_DIGEST, 1)->state, RH_TASK_LEASED);
-    checkpoint(&b, 0);
-    assert_true(rh_sched_ready(task(&b, RH_OP_FETCH, 3), b.now));
-    assert_false(rh_sched_ready(task(&b, RH_OP_FETCH, 4), b.now));
-    teardown(&b);
+    assert_int_equal(bench_task(&b, RH_OP_DIGEST, 0)->state, RH_TASK_LEASED);
+    assert_int_equal(bench_task(&b, RH_OP_DIGEST, 1)->state, RH_TASK_LEASED);
+    bench_checkpoint(&b, 0);
+    assert_true(rh_sched_ready(bench_task(&b, RH_OP_FETCH, 3), b.now));
+    assert_false(rh_sched_ready(bench_task(&b, RH_OP_FETCH, 4), b.now));
+    bench_teardown(&b);
 }
 
 static void packing_a_block_waits_for_its_tuning_only(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    start_tuning(&b, 3);
+    bench_setup(&b, 0);
+    bench_start_tuning(&b, 3);
     /* The head has nothing to tune; block 0 has. */
-    assert_int_equal(task(&b, RH_OP_PACK, 0)->state, RH_TASK_LEASED);
-    finish(&b, task(&b, RH_OP_PACK, 0), NULL);
-    assert_false(rh_sched_ready(task(&b, RH_OP_PACK, 1), b.now));
-    clear(&b);
-    checkpoint(&b, 0);
-    assert_int_equal(task(&b, RH_OP_PACK, 1)->state, RH_TASK_LEASED);
-    const struct rh_action *done = find_event(&b, "block.done");
+    assert_int_equal(bench_task(&b, RH_OP_PACK, 0)->state, RH_TASK_LEASED);
+    bench_finish(&b, bench_task(&b, RH_OP_PACK, 0), NULL);
+    assert_false(rh_sched_ready(bench_task(&b, RH_OP_PACK, 1), b.now));
+    bench_clear(&b);
+    bench_checkpoint(&b, 0);
+    assert_int_equal(bench_task(&b, RH_OP_PACK, 1)->state, RH_TASK_LEASED);
+    const struct rh_action *done = bench_find_event(&b, "block.done");
     assert_non_null(done);
     assert_int_equal(done->block, 0);
     assert_string_equal(done->data, "{\"loss\":1}");
-    assert_null(find(&b, RH_ACT_DROP_CHAIN));
-    finish(&b, task(&b, RH_OP_FETCH, 2), NULL);
-    checkpoint(&b, 1);
-    const struct rh_action *drop = find(&b, RH_ACT_DROP_CHAIN);
+    assert_null(bench_find(&b, RH_ACT_DROP_CHAIN));
+    bench_finish(&b, bench_task(&b, RH_OP_FETCH, 2), NULL);
+    bench_checkpoint(&b, 1);
+    const struct rh_action *drop = bench_find(&b, RH_ACT_DROP_CHAIN);
     assert_non_null(drop);
     assert_int_equal(drop->block, 0);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_block_starts_when_its_source_is_there(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 1);
-    start_tuning(&b, 3);
-    const struct rh_action *e = find_event(&b, "block.started");
+    bench_setup(&b, 1);
+    bench_start_tuning(&b, 3);
+    const struct rh_action *e = bench_find_event(&b, "block.started");
     assert_non_null(e);
     assert_int_equal(e->block, 0);
     assert_int_equal(e->pid, 1001);
-    clear(&b);
-    checkpoint(&b, 0);
-    assert_null(find_event(&b, "block.started")); /* unit 2 is still being fetched */
-    finish(&b, task(&b, RH_OP_FETCH, 2), NULL);
-    e = find_event(&b, "block.started");
+    bench_clear(&b);
+    bench_checkpoint(&b, 0);
+    assert_null(bench_find_event(&b, "block.started")); /* unit 2 is still being fetched */
+    bench_finish(&b, bench_task(&b, RH_OP_FETCH, 2), NULL);
+    e = bench_find_event(&b, "block.started");
     assert_non_null(e);
     assert_int_equal(e->block, 1);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_repeated_result_is_a_duplicate_and_an_old_one_is_stale(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = task(&b, RH_OP_PLAN, 0);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_PLAN, 0);
     rh_sched_result(b.s, b.now, "d", t->id, 0, true, RH_FAILURE_PERMANENT, NULL, NULL);
-    assert_int_equal(find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_STALE);
+    assert_int_equal(bench_find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_STALE);
     assert_int_equal(t->state, RH_TASK_LEASED);
-    plan(&b, 2);
-    clear(&b);
+    bench_plan(&b, 2);
+    bench_clear(&b);
     rh_sched_result(b.s, b.now, "d", t->id, 1, true, RH_FAILURE_PERMANENT, NULL, NULL);
-    assert_int_equal(find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_DUPLICATE);
-    assert_null(find(&b, RH_ACT_COMMIT));
-    clear(&b);
+    assert_int_equal(bench_find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_DUPLICATE);
+    assert_null(bench_find(&b, RH_ACT_COMMIT));
+    bench_clear(&b);
     rh_sched_result(b.s, b.now, "stranger", t->id, 1, true, RH_FAILURE_PERMANENT, NULL, NULL);
-    assert_int_equal(find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_REHELLO);
-    teardown(&b);
+    assert_int_equal(bench_find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_REHELLO);
+    bench_teardown(&b);
 }
 
 static void a_late_worker_keeps_its_task_until_somebody_else_has_it(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = start_tuning(&b, 3);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_start_tuning(&b, 3);
     int64_t epoch = t->epoch;
     b.now += rh_sched_defaults.lease_ms + 1;
     rh_sched_tick(b.s, b.now);
     assert_int_equal(t->state, RH_TASK_WAITING);
     assert_int_equal(t->crashes, 1);
     /* Heard of again before anybody else took it: the same epoch goes on. */
-    hello(&b, "q", RH_STAGE_QUANTIZE, 1, 1);
+    bench_hello(&b, "q", RH_STAGE_QUANTIZE, 1, 1);
     assert_int_equal(t->state, RH_TASK_WAITING); /* it does not claim it */
     b.now += 10 * rh_sched_defaults.retry_ms;
     rh_sched_dispatch(b.s, b.now);
     assert_int_equal(t->state, RH_TASK_LEASED);
     assert_int_equal(t->epoch, epoch + 1);
-    clear(&b);
+    bench_clear(&b);
     rh_sched_checkpoint(b.s, b.now, "q", t->id, epoch, 0, NULL);
-    assert_int_equal(find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_STALE);
-    teardown(&b);
+    assert_int_equal(bench_find(&b, RH_ACT_ACK)->verdict, RH_VERDICT_STALE);
+    bench_teardown(&b);
 }
 
 static void a_lease_that_ran_out_is_claimed_back_under_its_epoch(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = start_tuning(&b, 3);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_start_tuning(&b, 3);
     int64_t epoch = t->epoch;
     b.now += rh_sched_defaults.lease_ms + 1;
     rh_sched_tick(b.s, b.now);
-    clear(&b);
+    bench_clear(&b);
     struct rh_sched_held held = {t->id, epoch};
     rh_sched_hello(b.s, b.now,
                    &(struct rh_sched_hello){.id = "q",
@@ -321,38 +172,38 @@ static void a_lease_that_ran_out_is_claimed_back_under_its_epoch(void **state)
                                             .held_count = 1});
     assert_int_equal(t->state, RH_TASK_LEASED);
     assert_int_equal(t->epoch, epoch);
-    assert_true(find(&b, RH_ACT_WELCOME)->held[0].keep);
-    checkpoint(&b, 0);
+    assert_true(bench_find(&b, RH_ACT_WELCOME)->held[0].keep);
+    bench_checkpoint(&b, 0);
     assert_int_equal(t->next, 1);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_lost_session_resumes_behind_its_last_checkpoint(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = start_tuning(&b, 3);
-    checkpoint(&b, 0);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_start_tuning(&b, 3);
+    bench_checkpoint(&b, 0);
     rh_sched_worker_gone(b.s, b.now, "q", true, "signal 9");
     assert_int_equal(t->state, RH_TASK_WAITING);
     assert_int_equal(t->next, 1);
-    hello(&b, "q", RH_STAGE_QUANTIZE, 1, 2);
+    bench_hello(&b, "q", RH_STAGE_QUANTIZE, 1, 2);
     b.now += rh_sched_defaults.retry_ms;
-    clear(&b);
+    bench_clear(&b);
     rh_sched_dispatch(b.s, b.now);
     assert_int_equal(t->state, RH_TASK_LEASED);
     assert_int_equal(t->epoch, 2);
     assert_int_equal(t->expect, 1);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void transient_failures_back_off_and_end_the_job_at_last(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = task(&b, RH_OP_PLAN, 0);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_PLAN, 0);
     int64_t wait = 0, waits[4];
     for (int i = 0; i < rh_sched_defaults.attempts_max; i++) {
         assert_int_equal(t->state, RH_TASK_LEASED);
@@ -363,10 +214,10 @@ static void transient_failures_back_off_and_end_the_job_at_last(void **state)
             waits[i] = wait;
         b.now += wait;
         for (int stage = 0; stage < RH_STAGE_COUNT; stage++)
-            hello(&b, (const char *[]){"d", "c", "q", "p", "u"}[stage], (enum rh_stage_id)stage, 1,
-                  1);
+            bench_hello(&b, (const char *[]){"d", "c", "q", "p", "u"}[stage],
+                        (enum rh_stage_id)stage, 1, 1);
         rh_sched_dispatch(b.s, b.now);
-        clear(&b);
+        bench_clear(&b);
     }
     assert_int_equal(waits[0], 2000);
     assert_int_equal(waits[1], 4000);
@@ -380,47 +231,47 @@ static void transient_failures_back_off_and_end_the_job_at_last(void **state)
     rh_sched_dispatch(b.s, b.now);
     assert_int_equal(b.job->state, RH_JOB_RUNNING);
     assert_int_equal(t->state, RH_TASK_LEASED);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_full_disk_parks_the_job_until_there_is_room(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    plan(&b, 2);
-    struct rh_sched_task *t = task(&b, RH_OP_FETCH, 0);
-    rh_sched_accept(b.s, b.now, "d", task(&b, RH_OP_FETCH, 1)->id, 1);
+    bench_setup(&b, 0);
+    bench_plan(&b, 2);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_FETCH, 0);
+    rh_sched_accept(b.s, b.now, "d", bench_task(&b, RH_OP_FETCH, 1)->id, 1);
     rh_sched_result(b.s, b.now, "d", t->id, t->epoch, false, RH_FAILURE_RESOURCE, "disk full",
                     NULL);
     assert_int_equal(b.job->state, RH_JOB_BLOCKED);
-    assert_string_equal(b.job->reason, "disk full");
-    clear(&b);
+    assert_non_null(strstr(b.job->reason, "disk full"));
+    bench_clear(&b);
     rh_sched_dispatch(b.s, b.now);
-    assert_null(find(&b, RH_ACT_ASSIGN));
+    assert_null(bench_find(&b, RH_ACT_ASSIGN));
     b.now += rh_sched_defaults.blocked_ms;
     for (int i = 0; i < RH_STAGE_COUNT; i++)
         rh_sched_beat(b.s, b.now, (const char *[]){"d", "c", "q", "p", "u"}[i], 1, NULL, 0);
     rh_sched_tick(b.s, b.now);
-    assert_int_equal(b.job->state, RH_JOB_RUNNING);
     rh_sched_dispatch(b.s, b.now);
+    assert_int_equal(b.job->state, RH_JOB_RUNNING);
     assert_int_equal(t->state, RH_TASK_LEASED);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_permanent_failure_stops_the_others_and_names_itself(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *tune = start_tuning(&b, 3);
-    struct rh_sched_task *t = task(&b, RH_OP_PACK, 0);
-    clear(&b);
+    bench_setup(&b, 0);
+    struct rh_sched_task *tune = bench_start_tuning(&b, 3);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_PACK, 0);
+    bench_clear(&b);
     rh_sched_result(b.s, b.now, "p", t->id, t->epoch, false, RH_FAILURE_PERMANENT, "bad header",
                     NULL);
     assert_int_equal(b.job->state, RH_JOB_RUNNING); /* winding down */
-    assert_non_null(find(&b, RH_ACT_REVOKE));
-    assert_null(find(&b, RH_ACT_JOB_ENDED));
+    assert_non_null(bench_find(&b, RH_ACT_REVOKE));
+    assert_null(bench_find(&b, RH_ACT_JOB_ENDED));
     for (size_t i = 0; i < b.job->task_count; i++) {
         struct rh_sched_task *o = b.job->tasks[i];
         char worker[RH_WORKER_ID_SIZE];
@@ -432,16 +283,16 @@ static void a_permanent_failure_stops_the_others_and_names_itself(void **state)
     assert_int_equal(tune->state, RH_TASK_WAITING);
     assert_int_equal(b.job->state, RH_JOB_FAILED);
     assert_string_equal(b.job->reason, "pack 0: bad header");
-    assert_non_null(find(&b, RH_ACT_JOB_ENDED));
-    teardown(&b);
+    assert_non_null(bench_find(&b, RH_ACT_JOB_ENDED));
+    bench_teardown(&b);
 }
 
 static void a_cancelled_job_ends_even_if_its_worker_does_not_answer(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    start_tuning(&b, 3);
+    bench_setup(&b, 0);
+    bench_start_tuning(&b, 3);
     struct rh_error e;
     assert_int_equal(rh_sched_set_desired(b.s, b.now, b.job, RH_DESIRED_CANCEL, &e), RH_OK);
     assert_int_equal(b.job->state, RH_JOB_RUNNING);
@@ -450,26 +301,26 @@ static void a_cancelled_job_ends_even_if_its_worker_does_not_answer(void **state
     assert_int_equal(b.job->state, RH_JOB_CANCELLED);
     assert_int_equal(rh_sched_set_desired(b.s, b.now, b.job, RH_DESIRED_PAUSE, &e),
                      RH_ERR_ARGUMENT);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_paused_job_stops_tuning_at_the_next_block(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 1);
-    struct rh_sched_task *t = start_tuning(&b, 3);
+    bench_setup(&b, 1);
+    struct rh_sched_task *t = bench_start_tuning(&b, 3);
     struct rh_error e;
-    clear(&b);
+    bench_clear(&b);
     assert_int_equal(rh_sched_set_desired(b.s, b.now, b.job, RH_DESIRED_PAUSE, &e), RH_OK);
-    assert_null(find(&b, RH_ACT_REVOKE));
-    checkpoint(&b, 0);
-    assert_non_null(find(&b, RH_ACT_REVOKE));
+    assert_null(bench_find(&b, RH_ACT_REVOKE));
+    bench_checkpoint(&b, 0);
+    assert_non_null(bench_find(&b, RH_ACT_REVOKE));
     rh_sched_result(b.s, b.now, "q", t->id, t->epoch, false, RH_FAILURE_CANCELLED, "paused", NULL);
     assert_int_equal(t->state, RH_TASK_WAITING);
     for (size_t i = 0; i < b.job->task_count; i++) {
         if (b.job->tasks[i]->state == RH_TASK_LEASED)
-            finish(&b, b.job->tasks[i], NULL);
+            bench_finish(&b, b.job->tasks[i], NULL);
     }
     assert_int_equal(b.job->state, RH_JOB_PAUSED);
     assert_int_equal(rh_sched_set_desired(b.s, b.now, b.job, RH_DESIRED_RUN, &e), RH_OK);
@@ -477,7 +328,7 @@ static void a_paused_job_stops_tuning_at_the_next_block(void **state)
     assert_int_equal(b.job->state, RH_JOB_RUNNING);
     assert_int_equal(t->state, RH_TASK_LEASED);
     assert_int_equal(t->expect, 1);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void higher_priority_goes_first_then_submission_order(void **state)
@@ -485,103 +336,104 @@ static void higher_priority_goes_first_then_submission_order(void **state)
     (void)state;
     struct bench b = {.now = 1000};
     b.s = rh_sched_new(&rh_sched_defaults);
-    struct rh_sched_job *low = submit(&b, "A", 0, 1, 0);
-    struct rh_sched_job *later = submit(&b, "B", 0, 2, 0);
-    struct rh_sched_job *high = submit(&b, "C", 5, 3, 0);
-    hello(&b, "d", RH_STAGE_DOWNLOAD, 1, 1);
+    struct rh_sched_job *low = bench_submit(&b, "A", 0, 1, 0);
+    struct rh_sched_job *later = bench_submit(&b, "B", 0, 2, 0);
+    struct rh_sched_job *high = bench_submit(&b, "C", 5, 3, 0);
+    bench_hello(&b, "d", RH_STAGE_DOWNLOAD, 1, 1);
     rh_sched_dispatch(b.s, b.now);
     assert_int_equal(high->tasks[0]->state, RH_TASK_LEASED);
     assert_int_equal(low->state, RH_JOB_RUNNING); /* one job ahead of the tuning slots */
     assert_int_equal(later->state, RH_JOB_QUEUED);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void an_assignment_that_is_not_accepted_is_taken_back(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = task(&b, RH_OP_PLAN, 0);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_PLAN, 0);
     b.now += rh_sched_defaults.accept_ms;
-    clear(&b);
+    bench_clear(&b);
     rh_sched_tick(b.s, b.now);
     assert_int_equal(t->state, RH_TASK_WAITING);
     assert_int_equal(t->crashes, 0);
     rh_sched_accept(b.s, b.now, "d", t->id, 1);
     assert_int_equal(t->state, RH_TASK_WAITING);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void work_without_progress_is_taken_for_hung(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = start_tuning(&b, 2);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_start_tuning(&b, 2);
     struct rh_sched_progress p = {t->id, t->epoch, 7, "block 0", 1, 2};
     for (int i = 0; i < 400 && t->state == RH_TASK_LEASED; i++) {
         b.now += 5000;
         rh_sched_beat(b.s, b.now, "q", 1, &p, 1);
         rh_sched_tick(b.s, b.now);
-        clear(&b);
+        bench_clear(&b);
     }
     assert_int_equal(t->state, RH_TASK_WAITING);
     assert_int_equal(t->crashes, 1);
-    teardown(&b);
+    assert_true(b.now >= 1000 + rh_sched_defaults.stall_ms[RH_STAGE_QUANTIZE]);
+    bench_teardown(&b);
 }
 
-static void a_task_that_keeps_killing_its_worker_fails_the_job(void **state)
+static void a_task_that_keeps_killing_its_worker_is_quarantined(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = task(&b, RH_OP_PLAN, 0);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_PLAN, 0);
     for (uint64_t i = 1; t->state == RH_TASK_LEASED; i++) {
         assert_true(i < 20);
         rh_sched_worker_gone(b.s, b.now, "d", true, "signal 11");
         b.now += rh_sched_defaults.retry_max_ms;
-        hello(&b, "d", RH_STAGE_DOWNLOAD, 1, i + 1);
+        bench_hello(&b, "d", RH_STAGE_DOWNLOAD, 1, i + 1);
         rh_sched_dispatch(b.s, b.now);
-        clear(&b);
+        bench_clear(&b);
     }
-    assert_int_equal(t->state, RH_TASK_FAILED);
+    assert_int_equal(t->state, RH_TASK_QUARANTINED);
     assert_int_equal(t->crashes, rh_sched_defaults.crashes_max);
-    assert_int_equal(b.job->state, RH_JOB_FAILED);
+    assert_int_equal(b.job->state, RH_JOB_HELD);
     assert_non_null(strstr(b.job->reason, "signal 11"));
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_session_is_done_only_when_every_block_is_committed(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = start_tuning(&b, 2);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_start_tuning(&b, 2);
     rh_sched_result(b.s, b.now, "q", t->id, t->epoch, true, RH_FAILURE_PERMANENT, NULL, NULL);
     assert_int_equal(t->state, RH_TASK_LEASED);
-    checkpoint(&b, 0);
+    bench_checkpoint(&b, 0);
     rh_sched_checkpoint(b.s, b.now, "q", t->id, t->epoch, 1, NULL);
     rh_sched_result(b.s, b.now, "q", t->id, t->epoch, true, RH_FAILURE_PERMANENT, NULL, NULL);
     assert_int_equal(t->state, RH_TASK_LEASED);
     rh_sched_committed(b.s, b.now, t->id, t->epoch, 1, NULL, NULL, NULL);
     assert_int_equal(t->state, RH_TASK_DONE);
     assert_int_equal(rh_sched_current_block(b.job), 2);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 static void a_failed_commit_is_made_again_under_a_new_epoch(void **state)
 {
     (void)state;
     struct bench b;
-    setup(&b, 0);
-    struct rh_sched_task *t = task(&b, RH_OP_PLAN, 0);
+    bench_setup(&b, 0);
+    struct rh_sched_task *t = bench_task(&b, RH_OP_PLAN, 0);
     rh_sched_result(b.s, b.now, "d", t->id, 1, true, RH_FAILURE_PERMANENT, NULL, NULL);
     struct rh_error e;
     assert_int_equal(rh_fail(&e, RH_ERR_NO_SPACE, "no room"), RH_ERR_NO_SPACE);
     rh_sched_committed(b.s, b.now, t->id, 1, -1, &e, NULL, NULL);
     assert_int_equal(t->state, RH_TASK_WAITING);
     assert_int_equal(b.job->state, RH_JOB_BLOCKED);
-    teardown(&b);
+    bench_teardown(&b);
 }
 
 int main(void)
@@ -604,7 +456,7 @@ int main(void)
         cmocka_unit_test(higher_priority_goes_first_then_submission_order),
         cmocka_unit_test(an_assignment_that_is_not_accepted_is_taken_back),
         cmocka_unit_test(work_without_progress_is_taken_for_hung),
-        cmocka_unit_test(a_task_that_keeps_killing_its_worker_fails_the_job),
+        cmocka_unit_test(a_task_that_keeps_killing_its_worker_is_quarantined),
         cmocka_unit_test(a_session_is_done_only_when_every_block_is_committed),
         cmocka_unit_test(a_failed_commit_is_made_again_under_a_new_epoch),
     };

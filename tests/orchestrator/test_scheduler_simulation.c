@@ -13,8 +13,10 @@
 
 /*
  * Thousands of seeded schedules. A world of workers, a lossy network that repeats and reorders, a
- * disk that survives everything, and an orchestrator that dies between any two of its steps and
- * comes back from its rows. RH_SIM_SEEDS sets how many schedules, RH_SIM_SEED runs one of them.
+ * disk that survives everything and may be short, compute threads that hang while their process
+ * goes on beating, operators who pause, hold, drain and go back to an earlier block, and an
+ * orchestrator that dies between any two of its steps and comes back from its rows. RH_SIM_SEEDS
+ * sets how many schedules, RH_SIM_SEED runs one of them.
  */
 enum {
     JOBS_MAX = 3,
@@ -24,6 +26,8 @@ enum {
     WORKERS = 7,
     HELD_MAX = 4,
     NET_MAX = 512,
+    DROPS_MAX = 64,
+    HEADROOM = 1000,
     FAULTY_STEPS = 1200,
     STEPS_MAX = 60000,
 };
@@ -38,6 +42,7 @@ struct held {
     uint64_t seq;
     uint32_t pending; /* tune: blocks sealed and not acknowledged */
     bool finished, ok;
+    bool stuck; /* its thread hangs, deaf to everything */
     enum rh_failure failure;
 };
 
@@ -66,6 +71,12 @@ struct commit {
     int64_t task, epoch, block;
 };
 
+struct drop {
+    int job;
+    enum rh_op_id op;
+    int64_t index;
+};
+
 /* What is durable: rows, and which artifacts are on disk. */
 struct durable {
     struct rh_sched_job jobs[JOBS_MAX];
@@ -74,6 +85,7 @@ struct durable {
     bool used[TASKS_MAX];
     int done_events[TASKS_MAX];
     int block_events[JOBS_MAX][INDEX_MAX];
+    bool drained[WORKERS];
 };
 
 struct world {
@@ -94,9 +106,14 @@ struct world {
     int outbox_count;
     struct commit commits[64];
     int commit_count;
+    struct drop drops[DROPS_MAX]; /* carried out once the rows are durable */
+    int drop_count;
+    int rewinding; /* the job that an operator sends back right now; -1: none */
+    int64_t space;
+    struct rh_sched_config config;
     struct rh_sched *s; /* NULL: down */
     int64_t down_until;
-    int restarts, losses, repeats;
+    int restarts, losses, repeats, kills, rewinds;
 };
 
 static uint64_t rnd(struct world *w)
@@ -205,6 +222,8 @@ static void worker_receive(struct world *w, const struct message *m)
             worker_assign(w, m->worker, m);
         break;
     case REVOKE:
+        if (h && h->stuck)
+            break;
         if (h && !h->finished) {
             h->finished = true;
             h->ok = false;
@@ -229,6 +248,9 @@ static void worker_receive(struct world *w, const struct message *m)
 
 static void work_on(struct world *w, int worker, struct held *h)
 {
+    h->stuck = h->stuck || (w->faults && chance(w, 1));
+    if (h->stuck)
+        return;
     h->seq++;
     if (w->faults && chance(w, w->poison ? 4 : 2)) {
         static const enum rh_failure kinds[] = {RH_FAILURE_TRANSIENT, RH_FAILURE_RESOURCE,
@@ -259,14 +281,21 @@ static void work_on(struct world *w, int worker, struct held *h)
     }
 }
 
+/* The process is gone, and another one takes its place. */
+static void renew_process(struct world *w, int worker)
+{
+    struct worker *wk = &w->workers[worker];
+    memset(wk->held, 0, sizeof wk->held);
+    wk->incarnation++;
+    wk->welcome = false;
+    wk->next_beat = w->now;
+}
+
 static void worker_step(struct world *w, int worker)
 {
     struct worker *wk = &w->workers[worker];
     if (w->faults && chance(w, 1)) {
-        memset(wk->held, 0, sizeof wk->held);
-        wk->incarnation++;
-        wk->welcome = false;
-        wk->next_beat = w->now;
+        renew_process(w, worker);
         if (w->s && chance(w, 50)) {
             char id[8];
             snprintf(id, sizeof id, "w%d", worker);
@@ -309,8 +338,13 @@ static void save_task(struct world *w, const struct rh_sched_task *t)
     const struct rh_sched_task *old = &w->rows.tasks[t->id];
     if (w->rows.used[t->id]) {
         assert_true(t->epoch >= old->epoch);
-        assert_true(t->next >= old->next);
-        assert_true(old->state != RH_TASK_DONE || t->state == RH_TASK_DONE);
+        bool back = w->rewinding == job_index(t->job);
+        assert_true(back || t->next >= old->next);
+        assert_true(back || old->state != RH_TASK_DONE || t->state == RH_TASK_DONE);
+        for (int64_t b = t->next; back && t->op == RH_OP_TUNE && b < INDEX_MAX; b++)
+            d->block_events[job_index(t->job)][b] = 0;
+        if (back && t->state != RH_TASK_DONE)
+            d->done_events[t->id] = 0;
     }
     d->tasks[t->id] = *t;
     d->tasks[t->id].error = NULL;
@@ -351,6 +385,10 @@ static void check_needs(const struct world *w, const struct rh_sched_task *t)
 static void queue_assign(struct world *w, struct message *m, const struct rh_sched_task *t)
 {
     check_needs(w, t);
+    assert_true(t->op == RH_OP_PLAN || t->job->reserved);
+    assert_true(w->space >= HEADROOM || rh_op_stage(t->op) != RH_STAGE_DOWNLOAD);
+    assert_true(w->space >= HEADROOM / 4);
+    assert_false(w->txn.drained[m->worker]);
     assert_true(t->epoch < EPOCH_MAX);
     m->kind = ASSIGN;
     m->incarnation = t->incarnation;
@@ -392,6 +430,17 @@ static void carry_out(struct world *w, struct rh_action *a)
         assert_true(w->commit_count < 64);
         w->commits[w->commit_count++] = (struct commit){a->task_id, a->epoch, a->block};
         return;
+    case RH_ACT_DROP_ARTIFACT:
+        assert_true(w->drop_count < DROPS_MAX);
+        w->drops[w->drop_count++] = (struct drop){job_index(a->job), a->op, a->block};
+        return;
+    case RH_ACT_SAVE_WORKER:
+        w->txn.drained[m.worker] = a->keep;
+        return;
+    case RH_ACT_KILL:
+        w->kills++;
+        renew_process(w, m.worker);
+        return;
     case RH_ACT_JOB_ENDED:
         return;
     case RH_ACT_ASSIGN:
@@ -423,6 +472,8 @@ static void crash(struct world *w)
     w->txn = w->rows;
     w->outbox_count = 0;
     w->commit_count = 0;
+    w->drop_count = 0;
+    w->rewinding = -1;
     w->restarts++;
     w->down_until = w->now + below(w, 90000);
 }
@@ -435,12 +486,37 @@ static void check_owner(struct world *w, const struct message *m)
     *owner = (int8_t)(m->worker + 1);
 }
 
+/* False: died half way. */
+static bool carry_out_drops(struct world *w)
+{
+    for (int i = 0; i < w->drop_count; i++) {
+        if (w->faults && chance(w, 5)) {
+            crash(w);
+            return false;
+        }
+        w->disk[w->drops[i].job][w->drops[i].op][w->drops[i].index] = false;
+    }
+    w->drop_count = 0;
+    return true;
+}
+
+/* Bytes come and go; without faults there is room for everybody. */
+static void tell_space(struct world *w)
+{
+    if (!w->faults)
+        w->space = INT64_C(1) << 40;
+    else if (chance(w, 3))
+        w->space = chance(w, 30) ? below(w, HEADROOM) : HEADROOM + below(w, 40000);
+    rh_sched_space(w->s, w->space);
+}
+
 /* Rows first, then what leaves the house; death may come in between. */
 static void end_turn(struct world *w)
 {
     struct rh_action a;
     if (!w->s)
         return;
+    tell_space(w);
     rh_sched_dispatch(w->s, w->now);
     while (rh_sched_next(w->s, &a)) {
         carry_out(w, &a);
@@ -453,10 +529,13 @@ static void end_turn(struct world *w)
     for (int i = 0; i < TASKS_MAX; i++)
         assert_true(w->txn.done_events[i] <= 1);
     w->rows = w->txn;
+    w->rewinding = -1;
     if (w->faults && chance(w, 1) && chance(w, 30)) {
         crash(w);
         return;
     }
+    if (!carry_out_drops(w))
+        return;
     for (int i = 0; i < w->outbox_count; i++) {
         if (w->outbox[i].kind == ASSIGN)
             check_owner(w, &w->outbox[i]);
@@ -467,7 +546,14 @@ static void end_turn(struct world *w)
 
 static struct rh_graph *graph_of(const struct world *w, int job)
 {
-    return rh_graph_new(w->blocks[job], 1, 2, 2);
+    struct rh_graph *g = rh_graph_new(w->blocks[job], 1, 2, 2);
+    for (int64_t u = 0; u < g->units; u++) {
+        g->source_bytes[u] = 1000;
+        g->output_bytes[u] = 300;
+    }
+    g->shard_bytes[0] = g->shard_bytes[1] = 600;
+    g->chain_bytes = 2000;
+    return g;
 }
 
 static void run_commit(struct world *w)
@@ -486,7 +572,10 @@ static void run_commit(struct world *w)
         rh_sched_committed(w->s, w->now, c.task, c.epoch, c.block, &e, NULL, NULL);
         return;
     }
-    w->disk[job][row->op][c.block < 0 ? row->index : c.block] = true;
+    int64_t index = c.block < 0 ? row->index : c.block;
+    if (row->op == RH_OP_TUNE && !w->disk[job][RH_OP_TUNE][index])
+        w->chain_dropped[job][index] = false;
+    w->disk[job][row->op][index] = true;
     if (w->faults && chance(w, 2)) {
         crash(w); /* after the rename, before the row */
         return;
@@ -495,26 +584,20 @@ static void run_commit(struct world *w)
                        row->op == RH_OP_PLAN ? graph_of(w, job) : NULL);
 }
 
-static const struct rh_sched_config config = {
-    .lease_ms = 60000,
-    .accept_ms = 5000,
-    .grace_ms = 20000,
-    .stall_ms = 30 * 60000,
-    .blocked_ms = 30000,
-    .retry_ms = 2000,
-    .retry_max_ms = 300000,
-    .attempts_max = 1000,
-    .crashes_max = 1000,
-};
-
 /* Rows, healed by what the disk holds: the same rule as the real start-up. */
 static void restart(struct world *w)
 {
     int64_t first_free = 1;
     for (int i = 1; i < TASKS_MAX; i++)
         first_free = w->rows.used[i] ? i + 1 : first_free;
-    w->s = rh_sched_new(&config);
+    w->s = rh_sched_new(&w->config);
     rh_sched_reserve_ids(w->s, first_free);
+    for (int i = 0; i < WORKERS; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "w%d", i);
+        if (w->rows.drained[i])
+            rh_sched_load_worker(w->s, id, w->workers[i].stage, "its row says so");
+    }
     for (int j = 0; j < w->job_count; j++) {
         struct rh_sched_job *job = rh_sched_load_job(w->s, &w->rows.jobs[j]);
         for (int i = 1; i < TASKS_MAX; i++) {
@@ -523,6 +606,12 @@ static void restart(struct world *w)
             struct rh_sched_task t = w->rows.tasks[i];
             while (t.op == RH_OP_TUNE && t.next <= t.last && w->disk[j][RH_OP_TUNE][t.next])
                 t.next++;
+            /* Tuning can go on where the chain before is; what lies behind is made again. */
+            while (t.op == RH_OP_TUNE && t.next > 0 && t.next <= t.last &&
+                   w->chain_dropped[j][t.next - 1]) {
+                w->disk[j][RH_OP_TUNE][--t.next] = false;
+                w->txn.block_events[j][t.next] = 0;
+            }
             if (t.op == RH_OP_TUNE ? t.next > t.last : w->disk[j][t.op][t.index])
                 t.state = RH_TASK_DONE;
             w->txn.tasks[i] = t;
@@ -588,17 +677,63 @@ static void deliver(struct world *w)
         orchestrator_receive(w, &m);
 }
 
+static void drain_or_not(struct world *w)
+{
+    struct rh_error e;
+    char id[8];
+    snprintf(id, sizeof id, "w%d", (int)below(w, WORKERS));
+    enum rh_rc rc = rh_sched_drain(w->s, id, chance(w, 30), "by the operator", &e);
+    assert_true(rc == RH_OK || rc == RH_ERR_NOT_FOUND);
+}
+
+/* To the beginning, or to where the chain before still is. */
+static void go_back(struct world *w, struct rh_sched_job *job)
+{
+    struct rh_error e;
+    int64_t next = rh_sched_current_block(job);
+    int j = job_index(job);
+    bool has_chain = next > 0 && w->disk[j][RH_OP_TUNE][next - 1] && !w->chain_dropped[j][next - 1];
+    w->rewinding = j;
+    enum rh_rc rc = rh_sched_rewind(w->s, w->now, job, has_chain && chance(w, 50) ? next : 0, &e);
+    assert_true(rc == RH_OK || rc == RH_ERR_ARGUMENT);
+    if (rc != RH_OK)
+        w->rewinding = -1;
+    w->rewinds += rc == RH_OK;
+}
+
 static void operator_step(struct world *w)
 {
     if (!w->s || !chance(w, 1))
         return;
     struct rh_sched_job *job = rh_sched_job_at(w->s, (size_t)below(w, w->job_count));
     struct rh_error e;
-    enum rh_desired wish = chance(w, 50)                ? RH_DESIRED_PAUSE
-                           : w->poison && chance(w, 30) ? RH_DESIRED_CANCEL
-                                                        : RH_DESIRED_RUN;
+    static const enum rh_desired wishes[] = {RH_DESIRED_PAUSE, RH_DESIRED_HOLD, RH_DESIRED_RUN,
+                                             RH_DESIRED_RUN};
+    enum rh_desired wish = w->poison && chance(w, 15) ? RH_DESIRED_CANCEL : wishes[below(w, 4)];
     enum rh_rc rc = rh_sched_set_desired(w->s, w->now, job, wish, &e);
     assert_true(rc == RH_OK || rc == RH_ERR_ARGUMENT);
+    drain_or_not(w);
+    if (w->drop_count == 0 && w->commit_count == 0 && chance(w, 60))
+        go_back(w, job);
+    if (job->task_count > 0 && chance(w, 30)) {
+        rc = rh_sched_retry_task(w->s, w->now, job->tasks[below(w, (int64_t)job->task_count)], &e);
+        assert_true(rc == RH_OK || rc == RH_ERR_ARGUMENT);
+    }
+}
+
+/* Nobody leaves a job or a worker aside for ever. */
+static void nurse(struct world *w)
+{
+    struct rh_error e;
+    for (size_t i = 0; i < rh_sched_worker_count(w->s); i++)
+        assert_int_equal(
+            rh_sched_drain(w->s, rh_sched_worker_at(w->s, i)->id, false, "back to work", &e),
+            RH_OK);
+    for (int j = 0; j < w->job_count; j++) {
+        struct rh_sched_job *job = rh_sched_job_at(w->s, (size_t)j);
+        if (job->desired == RH_DESIRED_PAUSE || job->desired == RH_DESIRED_HOLD)
+            (void)!rh_sched_set_desired(w->s, w->now, job, RH_DESIRED_RUN, &e);
+    }
 }
 
 static bool all_ended(const struct world *w)
@@ -618,7 +753,16 @@ static void begin(struct world *w, uint64_t seed)
         (void)rnd(w);
     w->now = 1;
     w->faults = true;
+    w->rewinding = -1;
     w->poison = seed % 4 == 0; /* a quarter of the schedules may also fail for good */
+    w->config = rh_sched_defaults;
+    w->config.headroom = HEADROOM;
+    w->config.attempts_max = 1000;
+    w->config.crashes_max = seed % 3 == 0 ? 3 : 1000;
+    for (int i = 0; i < RH_STAGE_COUNT; i++)
+        w->config.stall_ms[i] = 20000;
+    w->config.stage_max[RH_STAGE_DOWNLOAD] = (int)(seed % 3);
+    w->space = INT64_C(1) << 40;
     w->job_count = 1 + (int)below(w, JOBS_MAX);
     for (int j = 0; j < w->job_count; j++) {
         w->blocks[j] = 1 + below(w, 6);
@@ -647,12 +791,7 @@ static void stop_faults(struct world *w)
         restart(w);
         end_turn(w);
     }
-    for (int j = 0; j < w->job_count; j++) {
-        struct rh_sched_job *job = rh_sched_job_at(w->s, (size_t)j);
-        struct rh_error e;
-        if (job->desired == RH_DESIRED_PAUSE && job->state != RH_JOB_DONE)
-            assert_int_equal(rh_sched_set_desired(w->s, w->now, job, RH_DESIRED_RUN, &e), RH_OK);
-    }
+    nurse(w);
     end_turn(w);
 }
 
@@ -686,6 +825,8 @@ static void run_seed(struct world *w, uint64_t seed)
             worker_step(w, i);
         if (w->faults)
             operator_step(w);
+        else if (w->s)
+            nurse(w);
         for (int64_t n = below(w, 12) + (w->net_count > 64 ? 64 : 0); n > 0; n--)
             deliver(w);
         if (chance(w, 70))
@@ -705,19 +846,23 @@ static void every_schedule_ends_with_each_task_accepted_once(void **state)
     (void)state;
     const char *one = getenv("RH_SIM_SEED"), *many = getenv("RH_SIM_SEEDS");
     uint64_t first = one ? strtoull(one, NULL, 10) : 1;
-    uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 2000;
+    uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 1000;
     struct world *w = rh_alloc(sizeof *w);
-    long restarts = 0, losses = 0, repeats = 0;
+    long restarts = 0, losses = 0, repeats = 0, kills = 0, rewinds = 0;
     for (uint64_t seed = first; seed < first + count; seed++) {
         fprintf(stderr, "%s", one ? "one seed\n" : "");
         run_seed(w, seed);
         restarts += w->restarts;
         losses += w->losses;
         repeats += w->repeats;
+        kills += w->kills;
+        rewinds += w->rewinds;
     }
-    printf("%llu schedules: %ld restarts, %ld messages lost, %ld repeated\n",
-           (unsigned long long)count, restarts, losses, repeats);
-    assert_true(one || (restarts > 0 && losses > 0 && repeats > 0));
+    printf(
+        "%llu schedules: %ld restarts, %ld messages lost, %ld repeated, %ld stuck workers killed, "
+        "%ld times back to an earlier block\n",
+        (unsigned long long)count, restarts, losses, repeats, kills, rewinds);
+    assert_true(one || (restarts > 0 && losses > 0 && repeats > 0 && kills > 0 && rewinds > 0));
     rh_free(w);
 }
 
