@@ -1,9 +1,7 @@
-#include "op_cases.h"
+#include "op_declare.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "tensor/dtype.h"
 
@@ -151,13 +149,43 @@ void rh_case_reset(struct rh_case *c)
     }
 }
 
+static rh_case_op *op_of(const char *name, size_t *entry)
+{
+    rh_case_op *op = rh_case_mixer_op(name, entry);
+    if (!op)
+        op = rh_case_moe_op(name, entry);
+    if (!op) {
+        fprintf(stderr, "no op \"%s\"\n", name);
+        exit(2);
+    }
+    return op;
+}
+
+static void declare_or_run(struct rh_case *c)
+{
+    size_t entry;
+    op_of(c->shape->op, &entry)(c, c->shape->dims);
+}
+
+static bool is_written(const struct rh_case *c)
+{
+    static const char nothing[sizeof(void (*)(void))];
+    size_t entry;
+    op_of(c->shape->op, &entry);
+    return memcmp((const char *)c->ops + entry, nothing, sizeof nothing) != 0;
+}
+
 bool rh_case_open(struct rh_case *c, struct rh_backend *backend, const struct rh_op_shape *shape,
                   uint64_t seed)
 {
     struct rh_error err;
     *c = (struct rh_case){
         .backend = backend, .ops = rh_backend_ops(backend), .shape = shape, .seed = seed};
-    rh_case_do(c);
+    if (!is_written(c)) {
+        fprintf(stderr, "%s: not written for backend %s\n", shape->op, rh_backend_name(backend));
+        return false;
+    }
+    declare_or_run(c);
     for (int i = 0; i < c->count; i++) {
         struct rh_case_tensor *t = &c->tensors[i];
         size_t bytes = (size_t)t->count * width_there(c, t->type);
@@ -182,7 +210,7 @@ void rh_case_close(struct rh_case *c)
 void rh_case_run(struct rh_case *c, unsigned parts)
 {
     c->parts = parts & c->has;
-    rh_case_do(c);
+    declare_or_run(c);
 }
 
 void *rh_case_read(struct rh_case *c, const struct rh_case_tensor *t)

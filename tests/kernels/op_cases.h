@@ -66,7 +66,7 @@ extern const struct rh_op_shape rh_op_shapes[], rh_op_shapes_true[];
 extern const int rh_op_shape_count, rh_op_shape_true_count;
 
 /* Declares, allocates and fills; outputs are poisoned with 0xff bytes. false with a message on stderr when the
- * backend has not enough memory. */
+ * backend has not enough memory or not the op. */
 bool rh_case_open(struct rh_case *c, struct rh_backend *backend, const struct rh_op_shape *shape,
                   uint64_t seed);
 void rh_case_close(struct rh_case *c);
@@ -80,8 +80,7 @@ size_t rh_case_width(enum rh_case_type type); /* bytes an element on the host */
 /* "rms_norm 32768 2048 0" */
 void rh_case_label(const struct rh_op_shape *shape, char *out, size_t size);
 
-/* For op_runs.c: the op of a shape declares what it uses and, when live, runs. */
-void rh_case_do(struct rh_case *c);
+/* For op_declare.h. */
 struct rh_case_tensor *rh_case_tensor(struct rh_case *c, const char *name, enum rh_case_type type,
                                       enum rh_case_role role, int64_t count);
 

@@ -1,6 +1,6 @@
 #include "op_cases.h"
 
-/* The meaning of the numbers: op_runs.c, at the op. Columns: 16 of 9, 65 of 64 and the like leave ragged ends. */
+/* The meaning of the numbers: op_runs_*.c, at the op. Columns: 16 of 9, 65 of 64 and the like leave ragged ends. */
 const struct rh_op_shape rh_op_shapes[] = {
     {"matmul", {RH_NT, 48, 40, 72, 0}},
     {"matmul", {RH_NN, 33, 24, 56, 0}},
@@ -72,6 +72,12 @@ const struct rh_op_shape rh_op_shapes[] = {
     {"fake_quant", {3, 70, 384, 128, 4, 1, 0}},
     {"fake_quant", {3, 33, 100, 32, 3, 0, 1}},
     {"fake_quant", {2, 9, 200, 200, 8, 0, 1}},
+    {"sum_gradients", {6, 64, 128, 128, 4}},
+    {"sum_gradients", {2, 36, 92, 32, 4}},
+    {"judge", {0, 0}},
+    {"judge", {5, 0}},
+    {"judge", {6, 1}},
+    {"judge", {7, 2}},
 };
 const int rh_op_shape_count = sizeof rh_op_shapes / sizeof rh_op_shapes[0];
 
