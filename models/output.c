@@ -88,9 +88,11 @@ static struct rh_output_shard *new_shard(struct rh_model_plan *plan)
     return s;
 }
 
-static void name_shards(struct rh_model_plan *plan, size_t count)
+/* transformers takes a file "model.safetensors" for the whole model and never looks at the index:
+ * only what is alone may have that name. */
+static void name_shards(struct rh_model_plan *plan, size_t count, bool alone)
 {
-    if (count == 1) {
+    if (count == 1 && alone) {
         plan->shards[0].name = rh_strdup("model.safetensors");
         return;
     }
@@ -111,7 +113,7 @@ static void cut_shards(struct rh_model_plan *plan, uint64_t limit)
         s->tensor_count++;
         o->shard = plan->shard_count - 1;
     }
-    name_shards(plan, plan->shard_count);
+    name_shards(plan, plan->shard_count, i == plan->output_count);
     if (i == plan->output_count)
         return;
     s = new_shard(plan);

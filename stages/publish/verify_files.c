@@ -219,6 +219,17 @@ static void check_unlisted(struct verify *v, const struct rh_hash_map *listed,
     }
 }
 
+/* transformers takes a file of this name for the whole model and never looks at the index. */
+static void check_lone_name(struct verify *v)
+{
+    for (size_t i = 0; i < v->output.file_count && v->output.file_count > 1; i++) {
+        if (strcmp(v->output.names[i], "model.safetensors") == 0)
+            verify_problem(v, RH_VERIFY_INDEX,
+                           "model.safetensors stands beside other weight files; loaders would read "
+                           "nothing else, name it model-00001-of-00001.safetensors");
+    }
+}
+
 enum rh_rc verify_index(struct verify *v, struct rh_error *err)
 {
     (void)err;
@@ -242,6 +253,7 @@ enum rh_rc verify_index(struct verify *v, struct rh_error *err)
     check_entries(v, map, listed, files);
     check_unlisted(v, listed, files);
     check_total_size(v, index);
+    check_lone_name(v);
     verify_detail(v, RH_VERIFY_INDEX, "%zu tensors listed in %zu files", rh_hash_map_count(listed),
                   rh_hash_map_count(files));
 out:

@@ -10,6 +10,7 @@
 
 #include "base/fs.h"
 #include "base/mem.h"
+#include "base/strbuf.h"
 #include "publish/verify.h"
 #include "quantized.h"
 
@@ -233,6 +234,40 @@ static void an_extra_tensor_is_found(void **state)
     remove_directory(dir);
     dir = quantized_write(nano, &(struct mistakes){.extra = LINEAR ".weight"});
     expect_problem(dir, NULL, RH_VERIFY_INVENTORY, "has a weight beside its qweight");
+    remove_directory(dir);
+}
+
+/* Renames a weight file, in the index too. */
+static void rename_weights(const char *dir, const char *from, const char *to)
+{
+    char *index = rh_fs_join(dir, "model.safetensors.index.json"), *text = NULL;
+    char *a = rh_fs_join(dir, from), *b = rh_fs_join(dir, to);
+    struct rh_strbuf out = {0};
+    size_t size = 0;
+    assert_int_equal(rh_fs_read(index, 1 << 24, &text, &size, NULL), RH_OK);
+    char *at = text;
+    for (char *hit; (hit = strstr(at, from)); at = hit + strlen(from)) {
+        rh_strbuf_append(&out, at, (size_t)(hit - at));
+        rh_strbuf_puts(&out, to);
+    }
+    assert_true(out.size > 0);
+    rh_strbuf_puts(&out, at);
+    assert_int_equal(rh_fs_write(index, out.text, out.size, NULL), RH_OK);
+    assert_int_equal(rename(a, b), 0);
+    rh_strbuf_done(&out);
+    rh_free(text);
+    rh_free(index);
+    rh_free(a);
+    rh_free(b);
+}
+
+/* transformers loads a model.safetensors alone, and would leave the rest at random values. */
+static void a_lone_name_beside_other_files_is_found(void **state)
+{
+    (void)state;
+    char *dir = quantized_write(nano, NULL);
+    rename_weights(dir, nano->plan->shards[0].name, "model.safetensors");
+    expect_problem(dir, NULL, RH_VERIFY_INDEX, "name it model-00001-of-00001.safetensors");
     remove_directory(dir);
 }
 
@@ -503,6 +538,7 @@ int main(void)
         cmocka_unit_test(a_missing_visual_tower_is_found_with_the_source),
         cmocka_unit_test(a_tensor_in_two_files_is_found),
         cmocka_unit_test(an_extra_tensor_is_found),
+        cmocka_unit_test(a_lone_name_beside_other_files_is_found),
         cmocka_unit_test(a_stray_file_is_found),
         cmocka_unit_test(a_wrong_total_size_is_found),
         cmocka_unit_test(a_tensor_that_the_index_forgot_is_found),
