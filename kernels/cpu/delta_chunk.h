@@ -3,7 +3,9 @@
 
 #include "ops_cpu.h"
 
-#define RH_DELTA_CHUNK 64
+/* Half of what the reference takes: the work inside a chunk grows with its square, and small products
+ * cost a CPU no more than large ones. */
+#define RH_DELTA_CHUNK 32
 
 /* What forward leaves of one chunk of one value head for backward; n rows are in use. */
 struct rh_delta_chunk {
@@ -29,8 +31,8 @@ int64_t rh_delta_chunk_size(const struct rh_delta_rule *p);
 int64_t rh_delta_chunks(const struct rh_delta_rule *p); /* per sequence */
 
 /* l = tril_-1(diag(beta) K K^T * decay) */
-void rh_delta_chunk_lower(const struct rh_delta_rule *p, const struct rh_delta_chunk *chunk,
-                          float *l);
+void rh_delta_chunk_lower(const struct rh_loops *loops, const struct rh_delta_rule *p,
+                          const struct rh_delta_chunk *chunk, float *l);
 /* exp in fp32 of a difference of cumulated gates, which are fp64. */
 float rh_delta_exp(double difference);
 

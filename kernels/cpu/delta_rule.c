@@ -78,14 +78,15 @@ static void decays(const struct rh_loops *loops, const struct rh_delta_rule *p,
     }
 }
 
-void rh_delta_chunk_lower(const struct rh_delta_rule *p, const struct rh_delta_chunk *chunk,
-                          float *l)
+void rh_delta_chunk_lower(const struct rh_loops *loops, const struct rh_delta_rule *p,
+                          const struct rh_delta_chunk *chunk, float *l)
 {
     int64_t n = chunk->n;
     for (int64_t i = 0; i < n; i++) {
-        float beta = chunk->beta[i * p->value_heads];
-        for (int64_t j = 0; j < n; j++)
-            l[i * n + j] = j < i ? beta * chunk->kk[i * n + j] * chunk->decay[i * n + j] : 0.0F;
+        float *row = l + i * n;
+        loops->scale(row, chunk->beta[i * p->value_heads], chunk->kk + i * n, i);
+        loops->mul(row, chunk->decay + i * n, i);
+        memset(row + i, 0, (size_t)(n - i) * sizeof *row);
     }
 }
 
@@ -94,7 +95,7 @@ static void solve(const struct rh_loops *loops, const struct rh_delta_rule *p,
                   const struct rh_delta_chunk *k, float *l)
 {
     int64_t ldk = p->key_heads * p->key_size;
-    rh_delta_chunk_lower(p, k, l);
+    rh_delta_chunk_lower(loops, p, k, l);
     for (int64_t i = 0; i < k->n; i++) {
         float beta = k->beta[i * p->value_heads];
         loops->scale(k->u + i * p->value_size, beta, k->v + i * p->ldv, p->value_size);

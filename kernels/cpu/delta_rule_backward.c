@@ -131,7 +131,7 @@ static void solve(const struct rh_loops *loops, const struct rh_delta_rule *p,
     int64_t n = k->n;
     int64_t dk = p->key_size;
     int64_t dv = p->value_size;
-    rh_delta_chunk_lower(p, k, w->l);
+    rh_delta_chunk_lower(loops, p, k, w->l);
     loops->solve_lower_transposed(w->l, n, w->dr, dv);
     loops->solve_lower_transposed(w->l, n, w->dw, dk);
     for (int64_t i = 0; i < n; i++) {

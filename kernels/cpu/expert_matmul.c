@@ -1,7 +1,7 @@
 #include "ops_cpu.h"
 
 #define TILE_ROWS 192
-#define TILE_OUT  96
+#define TILE_OUT  264 /* both are multiples of RH_GEMM_ROWS */
 
 struct job {
     const struct rh_expert_matmul *p;

@@ -23,8 +23,9 @@
 
 /* B of a block, in panels of COLUMNS columns: [panel][k][COLUMNS]; ragged ones filled with zeros. */
 static _Thread_local float packed_b[BLOCK_K * BLOCK_N] __attribute__((aligned(64)));
-/* A^T of a block: [strip][k][ROWS]. */
-static _Thread_local float packed_a[BLOCK_K * BLOCK_M] __attribute__((aligned(64)));
+/* A^T of a block: [strip][k][ROWS]; a line between strips keeps them out of each other's cache sets. */
+#define STRIP (BLOCK_K * ROWS + 16)
+static _Thread_local float packed_a[STRIP * (BLOCK_M / ROWS)] __attribute__((aligned(64)));
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -182,7 +183,7 @@ static void pack_a(const struct rh_gemm *g, int64_t m, int64_t rows, int64_t p, 
         const float *x = g->a + (p + i) * g->lda + m;
         float *out = packed_a + i * ROWS;
         int64_t at = 0;
-        for (; at + ROWS <= rows; at += ROWS, out += k * ROWS)
+        for (; at + ROWS <= rows; at += ROWS, out += STRIP)
             memcpy(out, x + at, ROWS * sizeof *out);
         for (int64_t j = at; at < rows && j < at + ROWS; j++)
             out[j - at] = j < rows ? x[j] : 0.0F;
@@ -194,7 +195,7 @@ static void strip(const struct rh_gemm *g, int64_t m, int64_t n, int64_t columns
                   int64_t k)
 {
     float last[BLOCK_K * ROWS];
-    const float *a = packed_a + m % BLOCK_M * k;
+    const float *a = packed_a + m % BLOCK_M / ROWS * STRIP;
     int64_t rows = smaller(ROWS, g->m - m);
     bool direct = g->form != RH_TN && rows == ROWS;
     if (g->form != RH_TN && !direct) {

@@ -1,9 +1,7 @@
 #include "ops_cpu.h"
 
-/* Multiples of the rows that gemm takes at a time. */
-#define TILE_M         192
-#define TILE_M_WEIGHTS 96 /* of a weight's gradient, whose k is long */
-#define TILE_N         512
+#define TILE_M 192 /* rows at a time; a multiple of those that gemm takes */
+#define TILE_N 512
 
 void rh_cpu_gemm(enum rh_form form, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
@@ -38,9 +36,19 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
+/* Tiles do not show in the result, so they may follow the number of threads: of a weight's gradient,
+ * whose operands are packed anew for every tile, one a thread. */
+static int64_t tile_rows(const struct rh_backend *b, const struct rh_matmul *p)
+{
+    int64_t threads = rh_thread_pool_size(b->pool);
+    int64_t tiles = p->form == RH_TN ? threads : (p->m + TILE_M - 1) / TILE_M;
+    int64_t rows = (p->m + tiles - 1) / tiles;
+    return (rows + RH_GEMM_ROWS - 1) / RH_GEMM_ROWS * RH_GEMM_ROWS;
+}
+
 void rh_cpu_matmul(struct rh_backend *b, const struct rh_matmul *p)
 {
-    struct job job = {p, p->form == RH_TN ? TILE_M_WEIGHTS : TILE_M, (p->n + TILE_N - 1) / TILE_N};
+    struct job job = {p, tile_rows(b, p), (p->n + TILE_N - 1) / TILE_N};
     int64_t tiles_m = (p->m + job.tile_m - 1) / job.tile_m;
     rh_parallel_for(b->pool, tiles_m * job.tiles_n, 1, run_tiles, &job);
 }
