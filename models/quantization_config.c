@@ -88,6 +88,8 @@ struct rh_json *rh_quantization_config(const struct rh_model_plan *plan,
     if (recipe->minmax_lr > 0)
         rh_json_set_number(q, "minmax_lr", recipe->minmax_lr);
     rh_json_set_bool(q, "enable_quanted_input", recipe->enable_quanted_input);
+    if (recipe->not_use_best_mse)
+        rh_json_set_bool(q, "not_use_best_mse", true);
     rh_json_set(q, "roundhouse", provenance(recipe));
     rh_json_set(q, "extra_config", extra_config(plan, mtp));
     return q;

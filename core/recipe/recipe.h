@@ -47,6 +47,7 @@ struct rh_recipe {
     double minmax_lr; /* 0: lr */
     bool enable_minmax_tuning;
     bool enable_quanted_input;
+    bool not_use_best_mse;
     int64_t seed;
     char **ignore_layers; /* AutoRound's rule: full name, else substring */
     int ignore_layers_count;

@@ -63,6 +63,8 @@ static const struct rh_recipe_row rows[] = {
     BOOL("quant.enable_minmax_tuning", enable_minmax_tuning, "true", "Tune the range factors too."),
     BOOL("quant.enable_quanted_input", enable_quanted_input, "true",
          "Tune a block on the outputs of the quantized blocks before it."),
+    BOOL("quant.not_use_best_mse", not_use_best_mse, "false",
+         "Keep the parameters of the last iteration, not those whose minibatch had the lowest loss."),
     INT("quant.seed", seed, 0, 4294967295, "42", "Seed of the minibatch order."),
     {"quant.ignore_layers", RH_ROW_STRINGS, AT(ignore_layers), 0, 0, NULL, NULL, "[]",
      "Linear layers that stay 16 bit: the full name or a part of it; an entry that ends in a "

@@ -27,6 +27,7 @@ struct rh_tuner {
     void *memory;
     float *sums; /* of the gradients of an iteration; NULL when it is one batch */
     struct rh_tune_state *state;
+    int32_t *never_always;    /* {0, 1}: what stands in for the state's `better` with keep_last */
     double *losses;           /* [iters] */
     int64_t *order;           /* [iters, rows] */
     int64_t *tokens;          /* [experts]: of the iteration */
@@ -74,6 +75,7 @@ static size_t carve_all(struct rh_tuner *t, void *base, size_t *quantizer)
     q->scales = carve(&c, q->groups, sizeof *q->scales);
     q->zeros = any_asymmetric(t) ? carve(&c, q->groups, sizeof *q->zeros) : NULL;
     t->state = carve(&c, 1, sizeof *t->state);
+    t->never_always = carve(&c, 2, sizeof *t->never_always);
     t->tokens = carve(&c, t->experts, sizeof *t->tokens);
     t->reached = carve(&c, t->experts, sizeof *t->reached);
     if (quantizer)
@@ -157,7 +159,10 @@ static enum rh_rc make_memory(struct rh_tuner *t, struct rh_error *err)
     q->emit = &t->state->better;
     q->tokens = t->tokens;
     q->minmax = t->options.minmax;
+    static const int32_t never_always[2] = {0, 1};
     rc = rh_backend_upload(t->backend, t->state, &fresh, sizeof fresh, err);
+    if (rc == RH_OK)
+        rc = rh_backend_upload(t->backend, t->never_always, never_always, sizeof never_always, err);
     if (rc == RH_OK && q->count > 0)
         rc = rh_backend_upload(t->backend, t->memory, t->items, (size_t)q->count * sizeof *t->items,
                                err);
@@ -317,6 +322,8 @@ static enum rh_rc queue_iteration(struct rh_tuner *t, const struct rh_tune_data 
         return rc;
     t->ops->judge(t->backend, &(struct rh_judge){.iter = iter, .loss = t->losses + iter,
                                                  .state = t->state});
+    if (o->keep_last)
+        q->emit = t->never_always + (iter == o->iters - 1);
     q->iter = iter;
     q->grad = rh_block_arenas(t->block)->grads;
     q->grad_sum = t->sums;
@@ -338,8 +345,8 @@ static enum rh_rc collect(struct rh_tuner *t, int64_t iter, const struct rh_tune
     const struct rh_tune_state *state = value;
     if (iter == 0)
         result->init_loss = state->loss;
-    result->best_loss = state->best_loss;
-    result->best_iter = state->best_iter;
+    result->best_loss = t->options.keep_last ? state->loss : state->best_loss;
+    result->best_iter = t->options.keep_last ? iter : state->best_iter;
     return watch ? watch->each(watch->arg, iter, state->loss, state->best_loss, err) : RH_OK;
 }
 

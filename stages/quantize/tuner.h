@@ -22,6 +22,7 @@ struct rh_tune_options {
     double lr;          /* 0: 1 / iters */
     double minmax_lr;   /* 0: lr */
     bool minmax;        /* tune alpha and beta */
+    bool keep_last;     /* the result is the last iteration's, not that of the lowest loss */
 };
 
 /* All borrowed. */
@@ -35,8 +36,9 @@ struct rh_tune_data {
 
 struct rh_tune_result {
     double init_loss; /* of iteration 0: round to nearest on its rows */
-    double best_loss; /* lowest loss of an iteration's rows; the first of equals counts */
-    int64_t best_iter;
+    double best_loss; /* lowest loss of an iteration's rows; the first of equals counts. With
+                       * keep_last the loss of the last iteration's rows. */
+    int64_t best_iter; /* the iteration that the result is of */
 };
 
 /* Called once an iteration, in order and after its step, maybe some iterations late; an error ends
@@ -85,7 +87,7 @@ void rh_tuner_free(struct rh_tuner *tuner);
 
 /*
  * Runs all iterations, once per tuner. Afterwards codes, scales and zeros are those of the best
- * iteration and the block's weights_q is made of them. reached (host, [num_experts], may be NULL) +=
+ * iteration (of the last one with keep_last) and the block's weights_q is made of them. reached (host, [num_experts], may be NULL) +=
  * tokens routed in the minibatches. watch may be NULL. With iters = 0 the result is that of
  * rounding to nearest and *result is all zeros. Errors name the iteration and, for a gradient, the
  * linear.

@@ -156,19 +156,19 @@ static void losses_follow_those_of_torch(void **state)
     rh_json_free(golden);
 }
 
-/* The result, not the last parameters, is what the block holds: its loss on the best iteration's
- * rows is the best loss. */
-static void the_block_holds_the_best_parameters_afterwards(void **state)
+/* The result is what the block holds: its loss on the rows of the iteration that was kept is the loss
+ * of that iteration. */
+static void check_what_the_block_holds(bool keep_last)
 {
-    (void)state;
     struct rh_error err;
     struct rh_tune_options options = {.iters = 9, .rows = BATCH, .batch_size = BATCH,
-                                      .lr = 0.02, .minmax = true};
+                                      .lr = 0.02, .minmax = true, .keep_last = keep_last};
     struct bench b;
     bench_open(&b, NULL, 1, 0, ROWS, TOKENS, &options);
     struct rh_tune_result result;
     nano_check(tune(&b, NULL, &result, &err), &err);
     assert_true(result.best_iter > 0);
+    assert_true(!keep_last || result.best_iter == options.iters - 1);
     int64_t row = TOKENS * b.chain.hidden;
     float *x = rh_alloc_array((size_t)(BATCH * row), 4);
     float *y = rh_alloc_array((size_t)(BATCH * row), 4);
@@ -190,6 +190,13 @@ static void the_block_holds_the_best_parameters_afterwards(void **state)
     rh_free(y);
     rh_free(target);
     bench_close(&b);
+}
+
+static void the_block_holds_the_kept_parameters_afterwards(void **state)
+{
+    (void)state;
+    check_what_the_block_holds(false);
+    check_what_the_block_holds(true);
 }
 
 static void assert_same_result(const struct bench *a, const struct bench *b)
@@ -376,7 +383,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(losses_follow_those_of_torch),
-        cmocka_unit_test(the_block_holds_the_best_parameters_afterwards),
+        cmocka_unit_test(the_block_holds_the_kept_parameters_afterwards),
         cmocka_unit_test(results_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(an_iteration_may_be_cut_into_batches),
         cmocka_unit_test(no_iterations_round_to_nearest),
