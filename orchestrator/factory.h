@@ -61,7 +61,8 @@ struct rh_json *rh_factory_jobs(struct rh_factory *factory, bool all, const char
  * "blocks":{"done","total","current","iter","iters","loss","loss_best"},
  * "progress": 0..1, "eta_s": number|null,
  * "running":[{"op","index","phase","done","total","unit","worker","pid"}],
- * "block_metrics":[{"block","init_loss","best_loss","best_iter","seconds"}...]}
+ * "block_metrics":[{"block","init_loss","best_loss","best_iter","seconds",
+ *                   "experts":{"count","floor","below_floor","tokens_min","tokens_median"}}...]}
  * RH_ERR_NOT_FOUND. An unambiguous prefix of an id will do.
  */
 RH_MUST_USE enum rh_rc rh_factory_job(struct rh_factory *factory, const char *id,

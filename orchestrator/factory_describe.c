@@ -89,6 +89,17 @@ static struct rh_json *running_json(const struct rh_factory *f, const struct rh_
     return running;
 }
 
+static struct rh_json *experts_json(const struct rh_block_metric *m)
+{
+    struct rh_json *experts = rh_json_new_object();
+    rh_json_add(experts, "count", rh_json_new_int(m->experts));
+    rh_json_add(experts, "floor", rh_json_new_int(m->floor));
+    rh_json_add(experts, "below_floor", rh_json_new_int(m->below_floor));
+    rh_json_add(experts, "tokens_min", rh_json_new_int(m->tokens_min));
+    rh_json_add(experts, "tokens_median", rh_json_new_int(m->tokens_median));
+    return experts;
+}
+
 static struct rh_json *metrics_json(const struct rh_job_info *info)
 {
     struct rh_json *metrics = rh_json_new_array();
@@ -101,6 +112,8 @@ static struct rh_json *metrics_json(const struct rh_job_info *info)
         rh_json_add(block, "best_iter",
                     m->best_iter >= 0 ? rh_json_new_int(m->best_iter) : rh_json_new_null());
         add_number(block, "seconds", m->seconds);
+        if (m->experts > 0)
+            rh_json_add(block, "experts", experts_json(m));
         rh_json_append(metrics, block);
     }
     return metrics;

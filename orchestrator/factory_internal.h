@@ -15,6 +15,8 @@
 struct rh_block_metric {
     int64_t block, best_iter; /* best_iter -1: not said */
     double init_loss, best_loss, seconds;
+    /* Experts and their calibration tokens; experts 0: not said. */
+    int64_t experts, floor, below_floor, tokens_min, tokens_median;
 };
 
 /* What the scheduler does not need to know of a job; hangs at rh_sched_job.user. */

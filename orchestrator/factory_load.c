@@ -43,6 +43,16 @@ void rh_job_info_free(struct rh_job_info *info)
 
 /* -- Metrics of blocks ------------------------------------------------------------------------ */
 
+static void read_experts(const struct rh_json *experts, struct rh_block_metric *m)
+{
+    if (!rh_json_int(rh_json_get(experts, "count"), &m->experts) ||
+        !rh_json_int(rh_json_get(experts, "floor"), &m->floor) ||
+        !rh_json_int(rh_json_get(experts, "below_floor"), &m->below_floor) ||
+        !rh_json_int(rh_json_get(experts, "tokens_min"), &m->tokens_min) ||
+        !rh_json_int(rh_json_get(experts, "tokens_median"), &m->tokens_median))
+        m->experts = 0;
+}
+
 void rh_job_info_add_metric(struct rh_job_info *info, int64_t block, const struct rh_json *data)
 {
     struct rh_block_metric m = {.block = block, .best_iter = -1};
@@ -54,6 +64,7 @@ void rh_job_info_add_metric(struct rh_job_info *info, int64_t block, const struc
     m.seconds = rh_json_number(rh_json_get(data, "seconds"), (double)NAN);
     if (!rh_json_int(rh_json_get(data, "best_iter"), &m.best_iter))
         m.best_iter = -1;
+    read_experts(rh_json_get(data, "experts"), &m);
     if (at == info->metric_count || info->metrics[at].block != block) {
         info->metrics =
             rh_realloc_array(info->metrics, info->metric_count + 1, sizeof *info->metrics);

@@ -35,6 +35,7 @@ struct rh_recipe {
     int64_t calibration_seed;
     enum rh_dataset_order order;
     bool concat;       /* calibration.concat: pack documents end to end */
+    int64_t expert_floor; /* calibration.expert_floor: fewer tokens of an expert are warned of */
     bool accept_fewer; /* calibration.accept_fewer: go on with fewer rows than nsamples */
     /* quant.* */
     int bits;

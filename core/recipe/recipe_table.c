@@ -47,6 +47,8 @@ static const struct rh_recipe_row rows[] = {
     BOOL("calibration.concat", concat, "false",
          "Pack documents end to end into rows instead of leaving out those shorter than seqlen; "
          ":concat and :concat=false at a data set go before. Plain text is always packed."),
+    INT("calibration.expert_floor", expert_floor, 0, 1000000000, "256",
+        "Warn of experts that the calibration text routes fewer tokens to; 0: never."),
     BOOL("calibration.accept_fewer", accept_fewer, "false",
          "Go on when the data set yields fewer than nsamples rows of seqlen tokens."),
     ONE_OF("quant.bits", bits, bit_widths, "4", "Bits of a weight code."),

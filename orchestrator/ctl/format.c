@@ -137,6 +137,13 @@ void rh_format_block(struct rh_strbuf *out, const struct rh_json *metrics, int64
     }
     if (is_number(seconds))
         rh_strbuf_printf(out, "  %.1f s", rh_json_number(seconds, 0));
+    const struct rh_json *experts = rh_json_get(metrics, "experts");
+    if (int_of(experts, "below_floor") > 0)
+        rh_strbuf_printf(out,
+                         "  %" PRId64 " of %" PRId64 " experts saw fewer than %" PRId64
+                         " tokens, one %" PRId64,
+                         int_of(experts, "below_floor"), int_of(experts, "count"),
+                         int_of(experts, "floor"), int_of(experts, "tokens_min"));
 }
 
 static void field(struct rh_strbuf *out, const char *name, const char *value)

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "session.h"
 #include "tuning/block_file.h"
@@ -133,6 +134,18 @@ static enum rh_rc write_block(void *arg, struct rh_error *err)
     return rc;
 }
 
+/* Its weights were tuned on too little, which no loss of the block tells. */
+static void warn_of_starved_experts(const struct rh_block_report *report)
+{
+    struct rh_expert_coverage c = rh_block_report_coverage(report);
+    if (c.below_floor > 0)
+        rh_log(RH_LOG_WARN, "tune.experts",
+               "block=%lld below_floor=%lld experts=%lld floor=%lld tokens_min=%lld "
+               "tokens_median=%lld remedy=\"more or other calibration text\"",
+               (long long)report->block, (long long)c.below_floor, (long long)c.experts,
+               (long long)c.floor, (long long)c.tokens_min, (long long)c.tokens_median);
+}
+
 static void writing_done(struct rh_writing *w)
 {
     rh_tuned_done(&w->tuned);
@@ -216,7 +229,8 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     int64_t *tokens = rh_alloc_array((size_t)experts, sizeof *tokens);
     int64_t *reached = rh_alloc_array((size_t)experts, sizeof *reached);
     struct rh_block_report report = {.block = index, .iters = s->options.iters, .experts = experts,
-                                     .tokens = tokens, .reached = reached};
+                                     .expert_floor = s->recipe->expert_floor, .tokens = tokens,
+                                     .reached = reached};
     rh_session_draw_order(s);
     enum rh_rc rc = take_block(s, index, &block, err);
     if (rc == RH_OK)
@@ -230,6 +244,7 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
         rc = finish_writing(s, err); /* of the block before */
     if (rc == RH_OK) {
         report.linears = rh_block_linear_count(block);
+        warn_of_starved_experts(&report);
         rc = hand_in(s, tuner, &report, started, err);
     } else {
         rh_free(tokens);

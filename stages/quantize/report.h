@@ -11,19 +11,30 @@ struct rh_block_report {
     double final_loss; /* of the result, over all calibration rows */
     size_t linears;    /* quantized ones */
     int64_t experts;
+    int64_t expert_floor;   /* fewer tokens are too few for an expert; 0: none are */
     const int64_t *tokens;  /* [experts]: tokens routed on the source chain */
     const int64_t *reached; /* [experts]: tokens routed in the minibatches */
 };
 
 /*
  * report.json: {block, iters, init_loss, best_loss, best_iter, final_loss, linears,
- * experts: {tokens: [...], without_tokens, untuned: [...]}}. untuned lists the experts that no
- * minibatch reached: they are rounded to nearest. No times: artifacts are the same bytes for the
- * same inputs. With iters = 0 the three losses are that of all rows.
+ * experts: {tokens: [...], floor, below_floor: [...], without_tokens, untuned: [...]}}. below_floor
+ * lists the experts with fewer tokens than the floor, untuned those that no minibatch reached: they
+ * are rounded to nearest. No times: artifacts are the same bytes for the same inputs. With iters = 0
+ * the three losses are that of all rows.
  */
 struct rh_json *rh_block_report_json(const struct rh_block_report *report); /* owned by caller */
 
-/* For the event log: {seconds, init_loss, best_loss, best_iter, final_loss}. */
+/* How the calibration tokens spread over the experts of the block. */
+struct rh_expert_coverage {
+    int64_t experts, floor, below_floor, without_tokens;
+    int64_t tokens_min, tokens_median; /* median: the lower of the two in the middle */
+};
+
+struct rh_expert_coverage rh_block_report_coverage(const struct rh_block_report *report);
+
+/* For the event log: {seconds, init_loss, best_loss, best_iter, final_loss, experts: {count, floor,
+ * below_floor, without_tokens, tokens_min, tokens_median}}. */
 struct rh_json *rh_block_report_metrics(const struct rh_block_report *report, double seconds);
 
 #endif

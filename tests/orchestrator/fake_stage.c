@@ -146,6 +146,13 @@ static enum rh_rc hand_in_block(struct rh_task *task, int64_t block, struct rh_e
     rh_json_set_number(metrics, "init_loss", 2);
     rh_json_set_number(metrics, "best_loss", 1);
     rh_json_set_int(metrics, "best_iter", 7);
+    struct rh_json *experts = rh_json_new_object();
+    rh_json_set_int(experts, "count", 8);
+    rh_json_set_int(experts, "floor", 256);
+    rh_json_set_int(experts, "below_floor", 2);
+    rh_json_set_int(experts, "tokens_min", 11);
+    rh_json_set_int(experts, "tokens_median", 700);
+    rh_json_set(metrics, "experts", experts);
     rh_json_set_number(metrics, "seconds", 0.25);
     enum rh_rc rc = rh_fs_mkdirs(dir, err);
     if (rc == RH_OK)

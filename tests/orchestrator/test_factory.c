@@ -84,6 +84,10 @@ static void a_finished_job_is_described_in_full(void **state)
     const struct rh_json *metrics = rh_json_get(job, "block_metrics");
     assert_int_equal(rh_json_count(metrics), 3);
     assert_int_equal(int_of(rh_json_first(metrics), "best_iter"), 7);
+    const struct rh_json *experts = rh_json_get(rh_json_first(metrics), "experts");
+    assert_int_equal(int_of(experts, "count"), 8);
+    assert_int_equal(int_of(experts, "below_floor"), 2);
+    assert_int_equal(int_of(experts, "tokens_median"), 700);
     assert_true(rh_json_number(rh_json_get(rh_json_first(metrics), "seconds"), 0) == 0.25);
     rh_json_free(job);
     rh_free(id);

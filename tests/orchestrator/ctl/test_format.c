@@ -115,6 +115,13 @@ static void a_block_is_told_with_its_losses(void **state)
     assert_string_equal(out.text, "block 2/4  loss 3.579e-02 -> 1.769e-02  8.1 s");
     rh_strbuf_done(&out);
     rh_json_free(m);
+    m = parse("{\"block\":1,\"seconds\":8,\"experts\":{\"count\":256,\"floor\":512,"
+              "\"below_floor\":3,\"tokens_min\":17,\"tokens_median\":900}}");
+    rh_format_block(&out, m, 4);
+    assert_string_equal(out.text,
+                        "block 2/4  8.0 s  3 of 256 experts saw fewer than 512 tokens, one 17");
+    rh_strbuf_done(&out);
+    rh_json_free(m);
     /* Numbers that are not there are left out. */
     m = parse("{\"block\":0,\"init_loss\":null,\"best_loss\":null,\"seconds\":null}");
     rh_format_block(&out, m, 4);

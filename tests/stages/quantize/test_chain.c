@@ -231,16 +231,22 @@ static void a_report_counts_experts_and_names_the_untuned(void **state)
     const int64_t reached[4] = {9, 0, 0, 3};
     struct rh_block_report report = {.block = 2, .iters = 7, .result = {0.5, 0.25, 6},
                                      .final_loss = 0.375, .linears = 12, .experts = 4,
+                                     .expert_floor = 2,
                                      .tokens = tokens, .reached = reached};
     struct rh_json *json = rh_block_report_json(&report);
     char *text = rh_json_canonical(json);
     assert_string_equal(text, "{\"best_iter\":6,\"best_loss\":0.25,\"block\":2,\"experts\":"
-                              "{\"tokens\":[5,0,2,1],\"untuned\":[1,2],\"without_tokens\":1},"
+                              "{\"below_floor\":[1,3],\"floor\":2,\"tokens\":[5,0,2,1],"
+                              "\"untuned\":[1,2],\"without_tokens\":1},"
                               "\"final_loss\":0.375,\"init_loss\":0.5,\"iters\":7,\"linears\":12}");
     rh_free(text);
     rh_json_free(json);
     json = rh_block_report_metrics(&report, 1.5);
     assert_true(rh_json_number(rh_json_get(json, "seconds"), 0.0) == 1.5);
+    text = rh_json_canonical(rh_json_get(json, "experts"));
+    assert_string_equal(text, "{\"below_floor\":2,\"count\":4,\"floor\":2,\"tokens_median\":1,"
+                              "\"tokens_min\":0,\"without_tokens\":1}");
+    rh_free(text);
     rh_json_free(json);
     report.iters = 0;
     json = rh_block_report_json(&report);
