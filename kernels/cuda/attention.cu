@@ -20,12 +20,11 @@ struct row_state {
     float max[2], sum[2]; /* max of unscaled scores; sum over this lane's columns */
 };
 
-/* Scores become exp(score - max) in place; out is rescaled where a maximum has grown. */
-template <int D, int BK>
-__device__ __forceinline__ void softmax_step(float (*s)[4], float (*out)[4], row_state *row,
-                                             float factor)
+/* Scores become exp(score - max) in place; decay: of what was summed before. */
+template <int BK>
+__device__ __forceinline__ void softmax_step(float (*s)[4], row_state *row, float factor,
+                                             float *decay)
 {
-    float decay[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float max = row->max[half];
@@ -48,6 +47,11 @@ __device__ __forceinline__ void softmax_step(float (*s)[4], float (*out)[4], row
         row->max[half] = max;
         row->sum[half] = row->sum[half] * decay[half] + sum;
     }
+}
+
+/* Nothing to do where no maximum has grown, which soon is the rule. */
+template <int D> __device__ __forceinline__ void rescale(float (*out)[4], const float *decay)
+{
     if (!__any_sync(RH_FULL, decay[0] != 1.0F || decay[1] != 1.0F))
         return;
 #pragma unroll
@@ -112,43 +116,74 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
     const int keys = min(p.seq, first + BQ);
 
     const auto load_keys = [&](int at) {
-        unsigned char *slot = ring + at / BK % 2 * (2 * KEY_BYTES);
-        rh_tile_load<BK, D, THREADS>(slot, p.k + rh_key_at(p, b, at, kv_head),
-                                     (int64_t)p.kv_heads * p.size, p.seq - at, p.size);
-        rh_tile_load<BK, D, THREADS>(slot + KEY_BYTES, p.v + rh_value_at(p, p.ldv, b, at, kv_head),
-                                     p.ldv, p.seq - at, p.size);
+        if (at < keys)
+            rh_tile_load<BK, D, THREADS>(ring + at / BK % 2 * KEY_BYTES,
+                                         p.k + rh_key_at(p, b, at, kv_head),
+                                         (int64_t)p.kv_heads * p.size, p.seq - at, p.size);
+    };
+    const auto load_values = [&](int at) {
+        if (at < keys)
+            rh_tile_load<BK, D, THREADS>(ring + (2 + at / BK % 2) * KEY_BYTES,
+                                         p.v + rh_value_at(p, p.ldv, b, at, kv_head), p.ldv,
+                                         p.seq - at, p.size);
+    };
+
+    const int group = rh_warpgroup() * 64; /* first row of the warpgroup */
+    const int row0 = first + (int)threadIdx.x / RH_WARP * 16;
+    const int seen = min(keys, first + group + 64); /* keys that its rows see */
+    const float factor = p.scale * RH_LOG2E;
+    float out[D / 8][4] = {};
+    float s[BK / 8][4], decay[2];
+    uint32_t f[BK / 16][4];
+    row_state row = {{-INFINITY, -INFINITY}, {0.0F, 0.0F}};
+    const auto scores_done = [&](int key) {
+        if (key + BK - 1 > row0)
+            mask<BK>(s, key, row0 + (int)threadIdx.x % RH_WARP / 4);
+        softmax_step<BK>(s, &row, factor, decay);
+    };
+    const auto probabilities = [&]() {
+#pragma unroll
+        for (int k = 0; k < BK / 16; k++)
+            rh_fragment(f[k], s[2 * k], s[2 * k + 1]);
     };
 
     rh_tile_load<BQ, D, THREADS>(queries, p.q + rh_query_at(p, b, first, head),
                                  (int64_t)p.heads * p.size, p.seq - first, p.size);
     load_keys(0);
     rh_cp_async_commit();
+    rh_tiles_arrived<WGMMA>();
+    __syncthreads();
+    load_keys(BK);
+    load_values(0);
+    rh_cp_async_commit();
+    rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, ring);
+    rh_group_finish<WGMMA, BK>(s);
+    scores_done(0);
+    probabilities();
 
-    const int group = rh_warpgroup() * 64; /* first row of the warpgroup */
-    const int row0 = first + (int)threadIdx.x / RH_WARP * 16;
-    float out[D / 8][4] = {};
-    row_state row = {{-INFINITY, -INFINITY}, {0.0F, 0.0F}};
+    /* Probabilities of tile `key` meet its values while the scores of the next tile are made. */
     for (int key = 0; key < keys; key += BK) {
         rh_tiles_arrived<WGMMA>();
         __syncthreads();
-        if (key + BK < keys)
-            load_keys(key + BK);
+        load_keys(key + 2 * BK);
+        load_values(key + BK);
         rh_cp_async_commit();
-        if (key > first + group + 63)
-            continue;
-        const unsigned char *slot = ring + key / BK % 2 * (2 * KEY_BYTES);
-        float s[BK / 8][4];
-        rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, slot);
-        rh_group_finish<WGMMA, BK>(s);
-        if (key + BK - 1 > row0)
-            mask<BK>(s, key, row0 + (int)threadIdx.x % RH_WARP / 4);
-        softmax_step<D, BK>(s, out, &row, p.scale * RH_LOG2E);
-        uint32_t f[BK / 16][4];
-#pragma unroll
-        for (int k = 0; k < BK / 16; k++)
-            rh_fragment(f[k], s[2 * k], s[2 * k + 1]);
-        rh_group_rn<WGMMA, D, BK>(out, f, slot + KEY_BYTES);
-        rh_group_finish<WGMMA, D>(out);
+        const unsigned char *values = ring + (2 + key / BK % 2) * KEY_BYTES;
+        const int next = key + BK;
+        if (next < seen) {
+            rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, ring + next / BK % 2 * KEY_BYTES);
+            rh_group_rn<WGMMA, D, BK>(out, f, values);
+            rh_group_finish<WGMMA, BK, 1>(s);
+            scores_done(next);
+            if (__any_sync(RH_FULL, row.sum[0] < 0.0F || row.sum[1] < 0.0F))
+                __trap(); /* never: the exponentials come before the wait */
+            rh_group_finish<WGMMA, D>(out);
+            rescale<D>(out, decay);
+            probabilities();
+        } else if (key < seen) {
+            rh_group_rn<WGMMA, D, BK>(out, f, values);
+            rh_group_finish<WGMMA, D>(out);
+        }
     }
     store_rows<D>(p, b, head, row0, out, row);
 }

@@ -161,11 +161,19 @@ __device__ __forceinline__ void rh_group_rn(float (*acc)[4], const uint32_t (*a)
     }
 }
 
-/* Waits for the products of the warpgroup; acc is theirs. */
-template <bool WGMMA, int N> __device__ __forceinline__ void rh_group_finish(float (*acc)[4])
+/* Keeps the compiler from moving what makes or uses acc over this place. */
+template <bool WGMMA, int N> __device__ __forceinline__ void rh_group_hold(float (*acc)[4])
+{
+    if constexpr (WGMMA && RH_HAS_WGMMA)
+        rh_wgmma_hold<N / 8>(acc);
+}
+
+/* Waits until at most PENDING of the warpgroup's products run; acc is one of the others. */
+template <bool WGMMA, int N, int PENDING = 0>
+__device__ __forceinline__ void rh_group_finish(float (*acc)[4])
 {
     if constexpr (WGMMA && RH_HAS_WGMMA) {
-        rh_wgmma_wait<0>();
+        rh_wgmma_wait<PENDING>();
         rh_wgmma_hold<N / 8>(acc);
     }
 }
