@@ -269,12 +269,15 @@ __device__ __forceinline__ void run_wgmma(const grouped &g, const plan &p, unsig
     int slot = 0, free = STAGES - 2, expert = 0;
     for (int tile = (int)blockIdx.x; tile < p.first[g.experts]; tile += (int)gridDim.x) {
         float acc[32][4];
-        const int depth = place_of<FORM>(g, p, tile, &expert).k;
+        const place at = place_of<FORM>(g, p, tile, &expert);
+        const int depth = at.k;
+        const bool busy = warpgroup * 64 < at.rows;
         for (int k = 0; k < depth; k += BK) {
             rh_cp_async_wait<STAGES - 3>();
             rh_wgmma_publish();
             __syncthreads();
-            start_stage<FORM>(acc, stages + slot * STAGE_BYTES, warpgroup, k > 0);
+            if (busy)
+                start_stage<FORM>(acc, stages + slot * STAGE_BYTES, warpgroup, k > 0);
             load.next(g, p, stages + free * STAGE_BYTES);
             rh_wgmma_wait<1>();
             slot = slot + 1 == STAGES ? 0 : slot + 1;
