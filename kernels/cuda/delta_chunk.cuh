@@ -16,6 +16,9 @@
 #define RH_BLOCK_BYTES 128
 #define RH_CHUNK_BLOCKS (RH_DELTA_CHUNK / 8)
 
+/* What a block may have on sm_80. */
+#define RH_SHARED_MOST (163 * 1024)
+
 /* Bytes of a tile of `rows` x `columns`. */
 #define RH_TILE_BYTES(rows, columns) ((size_t)(rows) * (columns)*2)
 

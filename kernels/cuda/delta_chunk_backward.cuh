@@ -58,6 +58,8 @@ template <int D> struct chunk_shared {
     float column[4][C]; /* column sums, of the four strips */
     float dot[CHUNK_THREADS / RH_WARP];
 };
+static_assert(sizeof(struct chunk_shared<128>) <= RH_SHARED_MOST,
+              "shared memory of delta_chunk_backward");
 
 /* What a thread carries for its rows g and g + 8 of the strip, over its half of the columns. */
 struct rows {

@@ -254,6 +254,7 @@ template <int D> struct scan_shared {
     struct scan_stage<D> stage[2];
     unsigned char out[RH_TILE_BYTES(C, D)]; /* a part of [16, 64] for each warp */
 };
+static_assert(sizeof(struct scan_shared<128>) <= RH_SHARED_MOST, "shared memory of delta_scan");
 
 template <int D>
 __device__ __forceinline__ void load_stage(struct scan_stage<D> *stage,
@@ -302,8 +303,8 @@ __device__ __forceinline__ void store_output(unsigned char *turn, const float o[
     }
 }
 
-/* Grid: value heads of all sequences, slices of the value columns. Each warp carries 16 columns of
- * the state as S^T in its registers and needs nothing from the others. */
+/* Grid: value heads of all sequences. Each warp carries 16 columns of the state as S^T in its
+ * registers and needs nothing from the others. */
 template <int D>
 __global__ void __launch_bounds__(2 * D)
     delta_scan(struct rh_delta_rule p, struct rh_delta_memory m)
@@ -311,7 +312,7 @@ __global__ void __launch_bounds__(2 * D)
     RH_SHARED(raw);
     struct scan_shared<D> &shared = *(struct scan_shared<D> *)raw;
     const int warp = (int)threadIdx.x / RH_WARP;
-    const int column = ((int)(blockIdx.y * blockDim.x) / RH_WARP + warp) * 16; /* of the state */
+    const int column = warp * 16; /* of the state */
     const int64_t sequence = blockIdx.x / p.value_heads;
     const int64_t head = blockIdx.x % p.value_heads;
     const int64_t key_head = head / (p.value_heads / p.key_heads);
