@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,9 +121,10 @@ static void start(struct child *c)
         return;
     int log_fd = open(c->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     char connect[] = "--connect", state[] = "--state", worker[] = "--worker";
-    char follow[] = "--exit-with-parent";
-    char *arguments[] = {c->program, connect,   s->endpoint, state, s->state_dir,
-                         worker,     c->worker, follow,      NULL};
+    char follow[] = "--exit-with-parent", parent[24];
+    snprintf(parent, sizeof parent, "%ld", (long)getpid());
+    char *arguments[] = {c->program, connect,   s->endpoint, state,  s->state_dir,
+                         worker,     c->worker, follow,      parent, NULL};
     uv_stdio_container_t stdio[3] = {
         {.flags = UV_IGNORE},
         {.flags = log_fd < 0 ? UV_IGNORE : UV_INHERIT_FD, .data.fd = log_fd},

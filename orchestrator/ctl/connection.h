@@ -23,6 +23,9 @@ enum rh_connect {
 RH_MUST_USE enum rh_rc rh_connection_open(struct rh_connection *c, const char *state,
                                           const char *run, enum rh_connect how,
                                           struct rh_error *err);
+/* The orchestrator is gone: finds another one or starts one, in the way that `how` says. */
+RH_MUST_USE enum rh_rc rh_connection_renew(struct rh_connection *c, enum rh_connect how,
+                                           struct rh_error *err);
 /* Stops what was started. */
 void rh_connection_close(struct rh_connection *c);
 

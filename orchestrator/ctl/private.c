@@ -18,7 +18,6 @@
 #define STOP_NS      INT64_C(60000000000)
 #define STEP_NS      20000000L
 #define LOG_MAX      ((uint64_t)64 << 20)
-#define ANOTHER_NS   INT64_C(2000000000) /* for another instance on the same state to answer */
 #define LAST_ARG_MAX 8
 
 static void nap(void)
@@ -84,6 +83,7 @@ bool rh_private_alive(struct rh_private *p, char **how)
     if (p->pid == 0 || waitpid(p->pid, &status, WNOHANG) != p->pid)
         return p->pid != 0;
     p->pid = 0;
+    p->refused = WIFEXITED(status) && WEXITSTATUS(status) == RH_EXIT_REFUSED;
     *how = WIFSIGNALED(status) ? rh_format("signal %d", WTERMSIG(status))
                                : rh_format("exit code %d", WEXITSTATUS(status));
     return false;
@@ -117,18 +117,16 @@ static enum rh_rc wait_ready(struct rh_private *p, struct rh_client *client, str
 {
     int64_t deadline = rh_clock_ns() + START_NS;
     char *how = NULL;
-    while (answers(client, NULL) != RH_OK) {
-        if (!how && !rh_private_alive(p, &how))
-            /* It may have found another one on the same state, which is about to answer. */
-            deadline = rh_clock_ns() + ANOTHER_NS;
-        if (rh_clock_ns() > deadline)
-            break;
-        nap();
+    enum rh_rc rc = RH_ERR_REMOTE;
+    while (rc != RH_OK && rh_private_alive(p, &how) && rh_clock_ns() < deadline) {
+        rc = answers(client, err);
+        if (rc != RH_OK)
+            nap();
     }
-    enum rh_rc rc = answers(client, err);
     if (rc != RH_OK && how) {
         char *words = last_words(p);
-        rc = rh_fail(err, RH_ERR_INTERNAL, "roundhoused did not start (%s): %s", how, words);
+        rc = rh_fail(err, p->refused ? RH_ERR_EXISTS : RH_ERR_INTERNAL,
+                     "roundhoused did not start (%s): %s", how, words);
         rh_free(words);
     } else if (rc != RH_OK) {
         rh_error_prefix(err, "roundhoused is not ready after %d s, see %s",
@@ -138,24 +136,20 @@ static enum rh_rc wait_ready(struct rh_private *p, struct rh_client *client, str
     return rc;
 }
 
-enum rh_rc rh_private_restart(struct rh_private *p, struct rh_client *client, struct rh_error *err)
+enum rh_rc rh_private_start(struct rh_private *p, const char *state, const char *run, bool spawn,
+                            struct rh_client *client, struct rh_error *err)
 {
+    rh_private_done(p);
+    p->state = rh_strdup(state);
+    p->run = rh_strdup(run);
+    p->log = rh_fs_join(state, "roundhoused.log");
+    p->spawn = spawn;
     enum rh_rc rc = launch(p, err);
     if (rc == RH_OK)
         rc = wait_ready(p, client, err);
     if (rc != RH_OK)
         rh_private_stop(p);
     return rc;
-}
-
-enum rh_rc rh_private_start(struct rh_private *p, const char *state, const char *run, bool spawn,
-                            struct rh_client *client, struct rh_error *err)
-{
-    p->state = rh_strdup(state);
-    p->run = rh_strdup(run);
-    p->log = rh_fs_join(state, "roundhoused.log");
-    p->spawn = spawn;
-    return rh_private_restart(p, client, err);
 }
 
 void rh_private_stop(struct rh_private *p)

@@ -147,8 +147,7 @@ static enum rh_rc on_lost(void *arg, struct rh_error *err)
     rh_progress_note(r->display, "the orchestrator ended (%s), starting it again",
                      how ? how : "it was not ours");
     rh_free(how);
-    rh_private_done(&c->factory);
-    return rh_private_start(&c->factory, c->state, c->run, true, c->client, err);
+    return rh_connection_renew(c, RH_CONNECT_OR_WORK, err);
 }
 
 static char *published_line(const struct run *r)
@@ -209,8 +208,8 @@ static int conclude(struct run *r, enum rh_rc rc, const struct rh_json *job, str
 static void forget_state(const struct run *r)
 {
     struct rh_error err;
-    rh_place_forget_run_dir(r->connection.factory.state);
-    if (rh_fs_remove_tree(r->connection.factory.state, &err) != RH_OK)
+    rh_place_forget_run_dir(r->connection.state);
+    if (rh_fs_remove_tree(r->connection.state, &err) != RH_OK)
         fprintf(stderr, "roundhouse: %s\n", err.message);
 }
 
@@ -222,6 +221,11 @@ static int work(struct run *r, struct rh_error *err)
         rh_connection_open(&r->connection, r->state, r->run_dir, RH_CONNECT_OR_WORK, err);
     if (rc == RH_OK)
         rc = find_or_submit(r, err);
+    while (rc == RH_ERR_REMOTE && rh_interrupt_count() == 0) {
+        rc = on_lost(r, err);
+        if (rc == RH_OK)
+            rc = find_or_submit(r, err);
+    }
     if (rc == RH_OK) {
         struct rh_follow follow = {.client = r->connection.client,
                                    .job = r->job,
@@ -234,10 +238,10 @@ static int work(struct run *r, struct rh_error *err)
     }
     rh_progress_free(r->display);
     r->display = NULL;
+    bool ours = r->connection.factory.pid != 0; /* else others still need the state */
     rh_private_stop(&r->connection.factory);
     int code = conclude(r, rc, job, err);
-    if (rc == RH_OK && strcmp(text_of(job, "state"), "done") == 0 && r->state_is_ours &&
-        r->connection.factory.state)
+    if (rc == RH_OK && strcmp(text_of(job, "state"), "done") == 0 && r->state_is_ours && ours)
         forget_state(r);
     rh_json_free(job);
     rh_connection_close(&r->connection);

@@ -36,15 +36,19 @@ static void print_help(const struct rh_stage *stage, const struct rh_option *opt
     rh_free(table);
 }
 
-/* An embedded daemon must not outlive the orchestrator that started it. */
-static void follow_parent(void)
+/* An embedded daemon must not outlive the orchestrator that started it, which may have died before
+ * this line already: only its number tells. */
+static enum rh_rc follow_parent(const char *parent, struct rh_error *err)
 {
-    pid_t parent = getppid();
+    char *end = NULL;
+    long pid = strtol(parent, &end, 10);
+    if (end == parent || *end || pid < 1)
+        return rh_fail(err, RH_ERR_ARGUMENT, "--exit-with-parent %.40s: a process id is needed",
+                       parent);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    /* It may have died before the line above; a parent with number 1 is no sign of that, since a
-     * container's first process is often the orchestrator itself. */
-    if (getppid() != parent)
-        raise(SIGTERM);
+    if (getppid() != (pid_t)pid)
+        return rh_fail(err, RH_ERR_CANCELLED, "process %ld, which started this one, is gone", pid);
+    return RH_OK;
 }
 
 static enum rh_rc check(const struct arguments *a, int *slots, struct rh_error *err)
@@ -80,7 +84,9 @@ static enum rh_rc run(const struct rh_stage *stage, const struct arguments *a, s
     if (rc != RH_OK)
         return rc;
     if (a->exit_with_parent)
-        follow_parent();
+        rc = follow_parent(a->exit_with_parent, err);
+    if (rc != RH_OK)
+        return rc;
     char *worker =
         a->worker ? rh_strdup(a->worker) : rh_format("%s-%d", stage->name, (int)getpid());
     const struct rh_link_options options = {a->connect, a->state, worker, slots};
@@ -122,8 +128,9 @@ int rh_stage_main(const struct rh_stage *stage, int argc, char **argv)
          .help = "stable name of this worker"},
         {.name = "slots", .argument = "N", .value = &a.slots, .help = "tasks at the same time"},
         {.name = "exit-with-parent",
+         .argument = "PID",
          .value = &a.exit_with_parent,
-         .help = "stop when the parent process is gone"},
+         .help = "stop when this process, the parent, is gone"},
         {.name = "version", .value = &a.version, .help = "print the version"},
         {.name = "help", .value = &a.help, .help = "print this"},
     };

@@ -166,12 +166,71 @@ static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
     place_done(&place);
 }
 
+static bool nobody_is_left(void *state_dir)
+{
+    return find_process("--state", state_dir) == 0;
+}
+
+/* Interrupted in the middle, and later killed without a word, the same command goes on; no process
+ * of the factory outlives it. */
+static void an_interrupted_run_goes_on_and_leaves_nobody_behind(void **state)
+{
+    (void)state;
+    static const char *const settings[] = {"quant.iters=40", "quant.batch_size=2", NULL};
+    struct place place;
+    struct proc p;
+    place_make(&place);
+    char *job_state = place_path(&place, "out.state");
+    char *out = place_path(&place, "out");
+    run_start(&place, "out", settings, &p);
+    assert_true(wait_until(block_2_is_being_tuned, job_state, 120));
+    assert_int_equal(kill(p.pid, SIGINT), 0);
+    proc_wait(&p, 120);
+    expect_exit(&p, 130);
+    expect_one_error(&p, (const char *[]){"interrupted", "goes on from here", job_state, NULL});
+    proc_done(&p);
+    assert_true(nobody_is_left(job_state));
+    assert_false(rh_fs_exists(out));
+
+    run_start(&place, "out", settings, &p);
+    assert_true(wait_until(block_2_is_being_tuned, job_state, 120));
+    assert_int_equal(kill(p.pid, SIGKILL), 0);
+    proc_wait(&p, 120);
+    expect_exit(&p, 128 + SIGKILL);
+    proc_done(&p);
+    assert_true(wait_until(nobody_is_left, job_state, 60));
+
+    run_start(&place, "out", settings, &p);
+    assert_true(wait_until(block_2_is_being_tuned, job_state, 120));
+    pid_t factory = find_process("roundhoused", job_state);
+    assert_true(factory > 0);
+    assert_int_equal(kill(factory, SIGKILL), 0);
+    proc_wait(&p, 300);
+    expect_exit(&p, 0);
+    assert_non_null(strstr(p.err, "starting it again"));
+    proc_done(&p);
+    assert_true(nobody_is_left(job_state));
+
+    run_whole(&place, "calm", settings, &p);
+    expect_exit(&p, 0);
+    proc_done(&p);
+    char *calm = weights_digest(&place, "calm");
+    char *disturbed = weights_digest(&place, "out");
+    assert_string_equal(calm, disturbed);
+    rh_free(calm);
+    rh_free(disturbed);
+    rh_free(job_state);
+    rh_free(out);
+    place_done(&place);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_command_publishes_a_verified_checkpoint_and_stages_overlap),
         cmocka_unit_test(the_number_of_threads_never_changes_a_byte),
         cmocka_unit_test(killing_the_tuner_in_block_2_costs_no_byte),
+        cmocka_unit_test(an_interrupted_run_goes_on_and_leaves_nobody_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
