@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "cuda/backend_cuda.h"
 #include "cuda/ops_cuda.h"
 
 /*
@@ -212,6 +211,8 @@ void launch(struct rh_backend *b, const rh_attention_shape &p)
 
 void rh_cuda_attention(struct rh_backend *b, const struct rh_attention *p)
 {
+    if (!rh_attention_fits(b, p))
+        return;
     const rh_attention_shape shape = rh_attention_shape_of(p);
     if (p->size <= 64)
         launch<64, 64, false, 0>(b, shape);

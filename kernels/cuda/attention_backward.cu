@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "cuda/backend_cuda.h"
 #include "cuda/ops_cuda.h"
 
 /*
@@ -322,6 +321,8 @@ void launch_queries(struct rh_backend *b, const rh_attention_shape &p)
 
 void rh_cuda_attention_backward(struct rh_backend *b, const struct rh_attention *p)
 {
+    if (!rh_attention_fits(b, p))
+        return;
     rh_attention_shape shape = rh_attention_shape_of(p);
     const int64_t items = (int64_t)shape.batch * shape.padded * shape.heads;
     shape.stats = (float2 *)rh_cuda_scratch(b, (size_t)items * sizeof *shape.stats);

@@ -3,6 +3,7 @@
 
 #include "cuda/gemm_tile.cuh"
 
+#include "cuda/backend_cuda.h"
 #include "cuda/device_traits.h"
 #include "kernels/ops.h"
 
@@ -41,6 +42,16 @@ inline rh_attention_shape rh_attention_shape_of(const struct rh_attention *p)
     s.dk = (__nv_bfloat16 *)p->dk, s.dv = (__nv_bfloat16 *)p->dv;
     s.padded = (s.seq + 63) / 64 * 64;
     return s;
+}
+
+/* False after an error has been kept: no kernel is made for this. */
+inline bool rh_attention_fits(struct rh_backend *b, const struct rh_attention *p)
+{
+    if (p->size <= 256 && p->size % 8 == 0 && p->ldv % 8 == 0 && p->lddv % 8 == 0)
+        return true;
+    rh_cuda_check(b, cudaErrorInvalidValue,
+                  "attention: head sizes are multiples of 8 up to 256, strides multiples of 8");
+    return false;
 }
 
 /* Elements from the tensor's start to (sequence, position, head). */

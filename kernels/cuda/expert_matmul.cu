@@ -329,6 +329,11 @@ template <int FORM> void run(struct rh_backend *b, const grouped &g)
 
 void rh_cuda_expert_matmul(struct rh_backend *b, const struct rh_expert_matmul *p)
 {
+    if ((p->n | p->k | p->ldx | p->ldy | p->w_stride) % 8 != 0) {
+        rh_cuda_check(b, cudaErrorInvalidValue,
+                      "expert_matmul: sizes and strides are multiples of 8");
+        return;
+    }
     const __nv_bfloat16 *x = (const __nv_bfloat16 *)p->x;
     __nv_bfloat16 *y = (__nv_bfloat16 *)p->y, *w = (__nv_bfloat16 *)p->w;
     const int n = (int)p->n, k = (int)p->k;

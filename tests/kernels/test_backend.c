@@ -169,6 +169,30 @@ static void a_lost_gpu_is_an_error_that_may_pass(void **state)
     rh_backend_free(b);
 }
 
+static void a_size_without_a_kernel_is_named(void **state)
+{
+    (void)state;
+    struct rh_error err;
+    struct rh_backend *b = backend_new("cuda");
+    const struct rh_attention attention = {
+        .batch = 1, .seq = 4, .heads = 1, .kv_heads = 1, .size = 264, .ldv = 264, .lddv = 264};
+    rh_backend_ops(b)->attention(b, &attention);
+    assert_int_equal(rh_backend_sync(b, &err), RH_ERR_DEVICE);
+    assert_non_null(strstr(err.message, "head sizes are multiples of 8 up to 256"));
+    rh_backend_free(b);
+    b = backend_new("cuda");
+    rh_backend_ops(b)->attention_backward(b, &attention);
+    assert_int_equal(rh_backend_sync(b, &err), RH_ERR_DEVICE);
+    rh_backend_free(b);
+    b = backend_new("cuda");
+    const struct rh_expert_matmul experts = {
+        .form = RH_NT, .experts = 1, .n = 12, .k = 8, .ldx = 8, .ldy = 12, .w_stride = 96};
+    rh_backend_ops(b)->expert_matmul(b, &experts);
+    assert_int_equal(rh_backend_sync(b, &err), RH_ERR_DEVICE);
+    assert_non_null(strstr(err.message, "multiples of 8"));
+    rh_backend_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +201,7 @@ int main(void)
         cmocka_unit_test(a_mark_brings_the_value_of_its_place_in_the_queue),
         cmocka_unit_test(a_full_gpu_says_how_much_was_asked_for),
         cmocka_unit_test(a_lost_gpu_is_an_error_that_may_pass),
+        cmocka_unit_test(a_size_without_a_kernel_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
