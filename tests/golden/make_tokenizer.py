@@ -7,11 +7,15 @@ little-endian int32.
 """
 import hashlib
 import json
+import pathlib
 import random
 import struct
 import sys
 
 from tokenizers import AddedToken, Tokenizer
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "peer"))
+import make_torture  # noqa: E402
 
 QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 LLAMA = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
@@ -135,6 +139,8 @@ def main():
     texts = PLAIN + random_texts(1, 60)
     with open(f"{out}/nano.json", "w", encoding="utf-8") as f:
         f.write(golden(Tokenizer.from_file(nano), "nano", texts + SPECIAL + random_texts(2, 200), RUNS))
+    with open(f"{out}/torture.json", "w", encoding="utf-8") as f:
+        f.write(golden(Tokenizer.from_file(nano), "nano", [], [(text, 1) for text in make_torture.documents(120, 3)]))
     for name, document in made.items():
         path = f"{out}/{name}.tokenizer.json"
         with open(path, "w", encoding="utf-8") as f:

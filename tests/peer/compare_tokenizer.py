@@ -1,6 +1,6 @@
-"""Compares the ids of `rh-calibrate tokenize` with those of the `tokenizers` library, document by document.
+"""Compares the ids of `roundhouse tokenize` with those of the `tokenizers` library, document by document.
 
-  compare_tokenizer.py RH_CALIBRATE TOKENIZER_JSON FILE...
+  compare_tokenizer.py ROUNDHOUSE TOKENIZER_JSON FILE...
 A .jsonl file holds a document a line (a string, or an object with "text"); any other file is cut into documents of
 up to 64 KiB at line ends, NUL characters left out. Prints a line for each file; exit code 1 when a token differs.
 """

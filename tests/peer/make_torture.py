@@ -88,28 +88,33 @@ def piece(rng, pools, plain):
     return "".join(rng.choice(pools[name]) for _ in range(rng.randint(1, 8)))
 
 
+def documents(count, seed):
+    rng = random.Random(seed)
+    pools = {"letters": pool(LETTERS), "marks": pool(MARKS), "indic": pool(INDIC), "cjk": pool(CJK), "rtl": pool(RIGHT_TO_LEFT),
+             "signs": pool(SIGNS), "digits": pool(DIGITS), "controls": pool(CONTROLS), "emoji": pool(EMOJI)}
+    plain = "etaoinshrdlucmfwypvbgkjqxzETAOIN0123456789.,;:!?'\"-_()[]{}<>/\\|@#$%^&*+=~`"
+    for _ in range(count):
+        parts = []
+        for _ in range(rng.randint(1, 60)):
+            parts.append(piece(rng, pools, plain))
+            if rng.random() < 0.5:
+                parts.append(rng.choice(BLANKS))
+        yield "".join(parts)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output")
     parser.add_argument("--documents", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
-    pools = {"letters": pool(LETTERS), "marks": pool(MARKS), "indic": pool(INDIC), "cjk": pool(CJK), "rtl": pool(RIGHT_TO_LEFT),
-             "signs": pool(SIGNS), "digits": pool(DIGITS), "controls": pool(CONTROLS), "emoji": pool(EMOJI)}
-    plain = "etaoinshrdlucmfwypvbgkjqxzETAOIN0123456789.,;:!?'\"-_()[]{}<>/\\|@#$%^&*+=~`"
     size = 0
     with open(args.output, "w", encoding="utf-8") as f:
-        for _ in range(args.documents):
-            parts = []
-            for _ in range(rng.randint(1, 60)):
-                parts.append(piece(rng, pools, plain))
-                if rng.random() < 0.5:
-                    parts.append(rng.choice(BLANKS))
-            text = "".join(parts)
+        for i, text in enumerate(documents(args.documents, args.seed)):
             size += len(text.encode())
-            f.write(json.dumps(text, ensure_ascii=rng.random() < 0.1) + "\n")
+            f.write(json.dumps(text, ensure_ascii=i % 10 == 0) + "\n")
     print(f"{args.output}: {args.documents} documents, {size / 1e6:.1f} MB of text")
 
 
-main()
+if __name__ == "__main__":
+    main()

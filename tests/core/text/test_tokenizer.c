@@ -105,6 +105,12 @@ static void texts_of_all_kinds_give_the_librarys_ids(void **state)
     check_golden("nano.json", 300);
 }
 
+static void unicode_torture_gives_the_librarys_ids(void **state)
+{
+    (void)state;
+    check_golden("torture.json", 0);
+}
+
 static void added_tokens_obey_their_flags(void **state)
 {
     (void)state;
@@ -220,6 +226,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_of_all_kinds_give_the_librarys_ids),
+        cmocka_unit_test(unicode_torture_gives_the_librarys_ids),
         cmocka_unit_test(added_tokens_obey_their_flags),
         cmocka_unit_test(whole_words_come_before_merges_when_asked),
         cmocka_unit_test(byte_level_splits_by_itself_when_asked),
