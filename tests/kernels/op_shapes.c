@@ -22,6 +22,7 @@ const struct rh_op_shape rh_op_shapes[] = {
     {"head_norm", {9, 9, 2, 256, 64, 256}},
     {"head_norm", {6, 3, 2, 50, 10, 0}},
     {"head_norm", {5, 5, 2, 264, 0, 0}},
+    {"head_norm", {7, 7, 2, 64, 16, 64}},
     {"attention", {2, 40, 4, 2, 16}},
     {"attention", {2, 70, 4, 1, 32}},
     {"attention", {1, 100, 4, 2, 64}},

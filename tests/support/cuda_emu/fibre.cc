@@ -107,8 +107,10 @@ static unsigned char *stack_of(int index)
         if (all == MAP_FAILED)
             rh_emu_die("no memory for the stacks of a block");
         stacks = (unsigned char *)all;
-        for (size_t i = 0; i < THREADS; i++)
-            mprotect(stacks + i * (STACK + page), page, PROT_NONE);
+        for (size_t i = 0; i < THREADS; i++) {
+            if (mprotect(stacks + i * (STACK + page), page, PROT_NONE) != 0)
+                rh_emu_die("no guard below a stack");
+        }
     }
     return stacks + (size_t)index * (STACK + page) + page;
 }

@@ -291,12 +291,14 @@ static void take_shared(const char *name, const void *kernel, size_t bytes)
     }
     if (!shared_end) {
         size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        void *all = mmap(nullptr, MOST_SHARED + page, PROT_READ | PROT_WRITE,
+        size_t room = (MOST_SHARED + page - 1) / page * page;
+        void *all = mmap(nullptr, room + page, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (all == MAP_FAILED)
             rh_emu_die("no memory for shared memory");
-        shared_end = (unsigned char *)all + MOST_SHARED;
-        mprotect(shared_end, page, PROT_NONE); /* reading past the end faults */
+        shared_end = (unsigned char *)all + room;
+        if (mprotect(shared_end, page, PROT_NONE) != 0) /* reading past the end faults */
+            rh_emu_die("no guard behind shared memory");
     }
     shared_memory = shared_end - (bytes + 127) / 128 * 128;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <map>
 
@@ -13,6 +14,9 @@
 #define ALIGN    ((size_t)256)
 #define CANARY   ((size_t)256)
 #define POISON   0xff /* a NaN in every float type */
+/* Larger allocations keep the zeros of fresh pages: filling a workspace of cuBLAS, and opening and closing its pages
+ * around every launch, would take most of the time of the tests. */
+#define POISONED ((size_t)16 << 20)
 
 struct rh_emu_stream {
     int unused;
@@ -56,8 +60,10 @@ void rh_emu_die(const char *format, ...)
 
 static void protect()
 {
-    if (high_water > 0)
-        mprotect(arena, high_water, users > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t bytes = (high_water + page - 1) / page * page;
+    if (bytes > 0 && mprotect(arena, bytes, users > 0 ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+        rh_emu_die("cannot open or close device memory");
 }
 
 rh_emu_access::rh_emu_access()
@@ -196,7 +202,10 @@ cudaError_t rh_emu_malloc(void **memory, size_t bytes)
     high_water = at + padded > high_water ? at + padded : high_water;
     rh_emu_access access;
     protect();
-    memset(arena + at, POISON, padded);
+    if (padded <= POISONED)
+        memset(arena + at, POISON, padded);
+    else
+        memset(arena + at + bytes, POISON, padded - bytes);
     *memory = arena + at;
     return cudaSuccess;
 }
@@ -216,6 +225,15 @@ void rh_emu_check_canaries(const char *after)
         check_canary(a.first, a.second, after);
 }
 
+/* Gives the pages that lie wholly inside back to the system. */
+static void forget(size_t at, size_t padded)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t begin = (at + page - 1) / page * page, end = (at + padded) / page * page;
+    if (begin < end)
+        madvise(arena + begin, end - begin, MADV_DONTNEED);
+}
+
 cudaError_t cudaFree(void *memory)
 {
     if (!memory)
@@ -225,8 +243,13 @@ cudaError_t cudaFree(void *memory)
     if (found == areas().end())
         return answer(cudaErrorInvalidValue);
     check_canary(found->first, found->second, "cudaFree");
-    memset(memory, POISON, found->second.padded);
+    size_t at = found->first, padded = found->second.padded;
     areas().erase(found);
+    /* Gone: zeros in fresh pages where whole pages are free, NaN elsewhere. */
+    if (padded <= POISONED)
+        memset(memory, POISON, padded);
+    else
+        forget(at, padded);
     return answer(cudaSuccess);
 }
 
