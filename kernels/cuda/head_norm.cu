@@ -30,15 +30,46 @@ struct place {
     }
 };
 
-/* Element e of the rotated head; v is it before, sign -1 turns back. */
-__device__ __forceinline__ float turn(const float *stage, float v, int e, int half, const float *cos,
-                                      const float *sin, float sign)
+/*
+ * The turn of a span of the head by its angles: spans below half pair with those half further on. half is a
+ * multiple of W, so a span is all in one of the two, or behind both and stays.
+ */
+template <int W> struct turn {
+    float cos[W], sin[W]; /* sin with its sign for this span */
+    int other;            /* of the partner, -1: no turn */
+
+    __device__ __forceinline__ turn(const float *all_cos, const float *all_sin, int at, int half, float sign)
+        : other(-1)
+    {
+        if (at >= 2 * half)
+            return;
+        const bool low = at < half;
+        other = low ? at + half : at - half;
+        rh_span<W>::load(cos, all_cos + (low ? at : other));
+        rh_span<W>::load(sin, all_sin + (low ? at : other));
+#pragma unroll
+        for (int j = 0; j < W; j++)
+            sin[j] *= low ? -sign : sign;
+    }
+    __device__ __forceinline__ void apply(float v[W], const float *stage) const
+    {
+        if (other < 0)
+            return;
+        float partner[W];
+        rh_span<W>::load(partner, stage + other);
+#pragma unroll
+        for (int j = 0; j < W; j++)
+            v[j] = v[j] * cos[j] + partner[j] * sin[j];
+    }
+};
+
+template <int W> __device__ __forceinline__ void put(float *stage, const float v[W], int64_t at, int rot)
 {
-    if (e >= 2 * half)
-        return v;
-    if (e < half)
-        return v * cos[e] - sign * stage[e + half] * sin[e];
-    return v * cos[e - half] + sign * stage[e - half] * sin[e - half];
+    if (at >= rot)
+        return;
+#pragma unroll
+    for (int j = 0; j < W; j++)
+        stage[at + j] = v[j];
 }
 
 template <int W, int N>
@@ -54,33 +85,25 @@ __global__ void __launch_bounds__(RH_ROW_THREADS)
     const place at_row(s, row);
     const int half = s.rot / 2;
     const rh_row<W, N> in(x + at_row.x, s.size);
-    float sum = 0.0F;
+    float n[N][W], scale[N][W], sum = 0.0F;
     in.each(s.size, [&](int i, int64_t at) {
-        float v[W];
-        in.get(v, i, at);
+        rh_span<W>::load(scale[i], w + at);
+        in.get(n[i], i, at);
 #pragma unroll
         for (int j = 0; j < W; j++)
-            sum += v[j] * v[j];
+            sum += n[i][j] * n[i][j];
     });
     const float r = 1.0F / sqrtf(rh_warp_sum(sum) / (float)s.size + s.eps);
-    float n[N][W];
     in.each(s.size, [&](int i, int64_t at) {
-        float scale[W];
-        in.get(n[i], i, at);
-        rh_span<W>::load(scale, w + at);
 #pragma unroll
-        for (int j = 0; j < W; j++) {
-            n[i][j] = rh_round_bf16((1.0F + scale[j]) * (n[i][j] * r));
-            if (at + j < s.rot)
-                stage[at + j] = n[i][j];
-        }
+        for (int j = 0; j < W; j++)
+            n[i][j] = rh_round_bf16((1.0F + scale[i][j]) * (n[i][j] * r));
+        put<W>(stage, n[i], at, s.rot);
     });
     __syncwarp();
     in.each(s.size, [&](int i, int64_t at) {
-#pragma unroll
-        for (int j = 0; j < W; j++)
-            n[i][j] = turn(stage, n[i][j], (int)at + j, half, cos + at_row.position * half,
-                           sin + at_row.position * half, 1.0F);
+        const turn<W> t(cos + at_row.position * half, sin + at_row.position * half, (int)at, half, 1.0F);
+        t.apply(n[i], stage);
         rh_span<W>::store(y + row * s.size + at, n[i]);
     });
 }
@@ -101,22 +124,18 @@ __global__ void __launch_bounds__(RH_ROW_THREADS)
     float d[N][W], square = 0.0F, dot = 0.0F;
     in.each(s.size, [&](int i, int64_t at) {
         rh_span<W>::load(d[i], dy + row * s.size + at);
-#pragma unroll
-        for (int j = 0; j < W; j++) {
-            if (at + j < s.rot)
-                stage[at + j] = d[i][j];
-        }
+        put<W>(stage, d[i], at, s.rot);
     });
     __syncwarp();
     in.each(s.size, [&](int i, int64_t at) {
         float v[W], scale[W];
         in.get(v, i, at);
         rh_span<W>::load(scale, w + at);
+        const turn<W> t(cos + at_row.position * half, sin + at_row.position * half, (int)at, half, -1.0F);
+        t.apply(d[i], stage);
 #pragma unroll
         for (int j = 0; j < W; j++) {
-            d[i][j] = turn(stage, d[i][j], (int)at + j, half, cos + at_row.position * half,
-                           sin + at_row.position * half, -1.0F) *
-                      (1.0F + scale[j]);
+            d[i][j] *= 1.0F + scale[j];
             square += v[j] * v[j];
             dot += d[i][j] * v[j];
         }
@@ -161,12 +180,16 @@ void choose(struct rh_backend *b, const struct rh_head_norm *p, bool back, bool 
 
 void rh_cuda_head_norm(struct rh_backend *b, const struct rh_head_norm *p)
 {
-    choose(b, p, false, rh_aligned(8, {p->size, p->ldx, p->head_stride}, {p->x, p->w, p->y}));
+    choose(b, p, false,
+           rh_aligned(8, {p->size, p->ldx, p->head_stride, p->rot / 2},
+                      {p->x, p->w, p->y, p->cos, p->sin}));
     rh_cuda_check(b, cudaGetLastError(), "head_norm");
 }
 
 void rh_cuda_head_norm_backward(struct rh_backend *b, const struct rh_head_norm *p)
 {
-    choose(b, p, true, rh_aligned(8, {p->size, p->ldx, p->head_stride}, {p->x, p->w, p->dy, p->dx}));
+    choose(b, p, true,
+           rh_aligned(8, {p->size, p->ldx, p->head_stride, p->rot / 2},
+                      {p->x, p->w, p->dy, p->dx, p->cos, p->sin}));
     rh_cuda_check(b, cudaGetLastError(), "head_norm_backward");
 }
