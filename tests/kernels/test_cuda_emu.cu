@@ -128,7 +128,7 @@ static void host_reads()
 }
 static void host_pointer()
 {
-    float local[32];
+    float local[32] = {};
     RH_LAUNCH(store, 1, 32, 0, nullptr, local, 0);
 }
 static void large_shared()
