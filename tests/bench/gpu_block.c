@@ -1,7 +1,9 @@
 /*
  * One tuned block of each kind, shapes of Qwen3.6-35B-A3B, as rh-quantize runs it:
- *   gpu_block [--backend cuda] [--kind full|linear] [--batch N] [--seq N] [--samples N] [--iters N]
- *             [--tiny]
+ *   gpu_block [--backend cuda] [--kind full|linear] [--batch N] [--cut N] [--host-chains] [--seq N]
+ *             [--samples N] [--iters N] [--tiny]
+ * --cut N: rows of one forward and backward, gradients summed (for small GPUs); --host-chains: the
+ * calibration activations in pinned host memory.
  * Seconds per phase, against what this GPU gives cuBLAS and copies in the same run; then the whole
  * recipe (40 blocks, 400 iterations), extrapolated. Weights and activations are made up
  * (gpu_model.h); losses mean nothing, times do.
@@ -24,7 +26,8 @@ struct bench {
     struct rh_backend *backend;
     struct gpu_model model;
     const char *kind; /* NULL: both */
-    int64_t batch, seq, samples, iters;
+    int64_t batch, cut, seq, samples, iters;
+    bool host_chains;
     double peak, bandwidth; /* FLOP/s of a large product, bytes/s of a copy, read and write */
     struct rh_error err;
 };
@@ -111,7 +114,7 @@ static void measure_ceilings(struct bench *b, bool tiny)
 
 static void fill_chain(struct bench *b, struct rh_chain *chain)
 {
-    check(rh_chain_new(b->backend, false, b->samples, b->seq, b->model.config.hidden_size, chain,
+    check(rh_chain_new(b->backend, b->host_chains, b->samples, b->seq, b->model.config.hidden_size, chain,
                        &b->err),
           b);
     int64_t row = chain->seq * chain->hidden;
@@ -121,10 +124,13 @@ static void fill_chain(struct bench *b, struct rh_chain *chain)
     for (int64_t i = 0; i < b->samples; i++) {
         gpu_model_sample(&b->model, i, row, values);
         rh_to_f32(RH_BF16, values, wide, (size_t)row);
-        check(rh_backend_upload(b->backend, rh_chain_rows(chain, chain->fp, i),
-                                narrow ? (void *)values : (void *)wide,
-                                (size_t)row * rh_backend_element_size(b->backend), &b->err),
-              b);
+        void *to = rh_chain_rows(chain, chain->fp, i);
+        const void *from = narrow ? (void *)values : (void *)wide;
+        size_t bytes = (size_t)row * rh_backend_element_size(b->backend);
+        if (b->host_chains)
+            memcpy(to, from, bytes);
+        else
+            check(rh_backend_upload(b->backend, to, from, bytes, &b->err), b);
     }
     rh_backend_copy(b->backend, chain->quant, chain->fp, rh_chain_bytes(chain));
     synchronize(b);
@@ -146,22 +152,26 @@ static enum rh_rc note_loss(void *arg, int64_t iter, double loss, double best, s
 static void measure_passes(struct bench *b, struct rh_block *block, const struct rh_chain *chain,
                            struct times *t)
 {
-    size_t bytes = rh_chain_bytes(chain) / (size_t)chain->samples * (size_t)b->batch;
+    size_t bytes = rh_chain_bytes(chain) / (size_t)chain->samples * (size_t)b->cut;
+    void *x = backend_memory(b, bytes);
     void *y = backend_memory(b, bytes);
     void *dy = backend_memory(b, bytes);
+    rh_backend_copy(b->backend, x, chain->quant, bytes);
     rh_backend_copy(b->backend, dy, chain->fp, bytes);
     synchronize(b);
     for (int i = -1; i < REPEATS; i++) {
         int64_t at = rh_clock_ns();
-        check(rh_block_forward(block, RH_WEIGHTS_QUANTIZED, chain->quant, y, b->batch, b->seq, true,
-                               NULL, &b->err),
+        check(rh_block_forward(block, RH_WEIGHTS_QUANTIZED, x, y, b->cut, b->seq, true, NULL,
+                               &b->err),
               b);
         double forward = lap(b, &at);
         check(rh_block_backward(block, dy, &b->err), b);
         double backward = lap(b, &at);
-        t->forward += i < 0 ? 0.0 : forward / REPEATS; /* the first one warms up */
-        t->backward += i < 0 ? 0.0 : backward / REPEATS;
+        double batches = (double)b->batch / (double)b->cut / REPEATS;
+        t->forward += i < 0 ? 0.0 : forward * batches; /* the first one warms up */
+        t->backward += i < 0 ? 0.0 : backward * batches;
     }
+    rh_backend_release(b->backend, x);
     rh_backend_release(b->backend, y);
     rh_backend_release(b->backend, dy);
 }
@@ -172,7 +182,7 @@ static void measure_ops(struct bench *b, const struct gpu_block *made, const str
 {
     struct rh_block *block = NULL;
     struct rh_tuner *tuner = NULL;
-    struct rh_tune_options options = {.iters = 2, .rows = b->batch, .batch_size = b->batch,
+    struct rh_tune_options options = {.iters = 2, .rows = b->batch, .batch_size = b->cut,
                                       .minmax = true};
     struct rh_tune_result result;
     struct rh_tune_data data = {b->samples, b->seq, chain->hidden, chain->quant, chain->fp, order};
@@ -180,7 +190,7 @@ static void measure_ops(struct bench *b, const struct gpu_block *made, const str
     check(rh_block_new_from(b->backend, &b->model.config, &made->unit, &made->source, &block,
                             &b->err),
           b);
-    check(rh_block_reserve(block, b->batch, b->seq, true, &b->err), b);
+    check(rh_block_reserve(block, b->cut, b->seq, true, &b->err), b);
     check(rh_tuner_new(b->backend, block, &options, b->seq, chain->hidden, &tuner, &b->err), b);
     check(rh_tune_block(tuner, &data, NULL, NULL, &result, &b->err), b);
     printf("  ops of an iteration:\n");
@@ -220,9 +230,11 @@ static void print_block(const struct bench *b, enum rh_mixer mixer, const struct
     struct gpu_flops flops = gpu_model_flops(&b->model.config, mixer, b->batch, b->seq);
     double passes = (double)b->samples / (double)b->batch;
     double chain = 2.0 * (double)(b->samples * b->seq * b->model.config.hidden_size);
-    printf("%s-attention block, batch %lld x %lld, %lld samples, %lld iterations\n",
+    printf("%s-attention block, batch %lld x %lld in parts of %lld, %lld samples on the %s, %lld "
+           "iterations\n",
            mixer == RH_MIXER_FULL_ATTENTION ? "full" : "linear", (long long)b->batch,
-           (long long)b->seq, (long long)b->samples, (long long)b->iters);
+           (long long)b->seq, (long long)b->cut, (long long)b->samples,
+           b->host_chains ? "host" : "device", (long long)b->iters);
     print_phase("weights: make and upload", t->load, 0.0, 0.0, b);
     print_phase("buffers", t->reserve, 0.0, 0.0, b);
     print_phase("source forward, all samples", t->source, flops.forward * passes, 0.0, b);
@@ -237,7 +249,8 @@ static void print_block(const struct bench *b, enum rh_mixer mixer, const struct
            "before)\n",
            1.0 / t->iteration, fixed_cost(t), t->load);
     printf("  GPU memory %.2f GB, of it chains %.2f GB; loss %.4e -> %.4e\n",
-           (double)t->memory * 1e-9, 2.0 * chain * 1e-9, t->first_loss, t->best_loss);
+           (double)t->memory * 1e-9, b->host_chains ? 0.0 : 2.0 * chain * 1e-9, t->first_loss,
+           t->best_loss);
 }
 
 static void run_block(struct bench *b, enum rh_mixer mixer, struct rh_chain *chain, struct times *t)
@@ -245,7 +258,7 @@ static void run_block(struct bench *b, enum rh_mixer mixer, struct rh_chain *cha
     struct gpu_block made;
     struct rh_block *block = NULL;
     struct rh_tuner *tuner = NULL;
-    struct rh_tune_options options = {.iters = b->iters, .rows = b->batch, .batch_size = b->batch,
+    struct rh_tune_options options = {.iters = b->iters, .rows = b->batch, .batch_size = b->cut,
                                       .minmax = true};
     struct rh_tune_result result;
     struct rh_tune_watch watch = {note_loss, t};
@@ -259,9 +272,9 @@ static void run_block(struct bench *b, enum rh_mixer mixer, struct rh_chain *cha
     check(rh_block_new_from(b->backend, &b->model.config, &made.unit, &made.source, &block, &b->err),
           b);
     t->load = lap(b, &at);
-    check(rh_block_reserve(block, b->batch, b->seq, true, &b->err), b);
+    check(rh_block_reserve(block, b->cut, b->seq, true, &b->err), b);
     t->reserve = lap(b, &at);
-    check(rh_forward_source(b->backend, block, b->batch, chain, NULL, NULL, &b->err), b);
+    check(rh_forward_source(b->backend, block, b->cut, chain, NULL, NULL, &b->err), b);
     t->source = lap(b, &at);
     check(rh_tuner_new(b->backend, block, &options, b->seq, chain->hidden, &tuner, &b->err), b);
     t->start = lap(b, &at);
@@ -270,7 +283,7 @@ static void run_block(struct bench *b, enum rh_mixer mixer, struct rh_chain *cha
     t->iteration = lap(b, &at) / (double)b->iters;
     rh_backend_memory(b->backend, &available, &total);
     t->memory = total - available;
-    check(rh_forward_quantized(b->backend, block, b->batch, true, chain, &loss, NULL, &b->err), b);
+    check(rh_forward_quantized(b->backend, block, b->cut, true, chain, &loss, NULL, &b->err), b);
     t->quantized = lap(b, &at);
     check(rh_tuned_take(tuner, &tuned, &b->err), b);
     t->take = lap(b, &at);
@@ -312,10 +325,10 @@ static void parse(struct bench *b, int argc, char **argv, const char **backend, 
         struct {
             const char *name;
             int64_t *to;
-        } numbers[] = {{"--batch", &b->batch}, {"--seq", &b->seq}, {"--samples", &b->samples},
-                       {"--iters", &b->iters}};
+        } numbers[] = {{"--batch", &b->batch}, {"--cut", &b->cut}, {"--seq", &b->seq},
+                       {"--samples", &b->samples}, {"--iters", &b->iters}};
         bool known = false;
-        for (size_t k = 0; k < 4 && value; k++) {
+        for (size_t k = 0; k < 5 && value; k++) {
             if (strcmp(argv[i], numbers[k].name) == 0) {
                 *numbers[k].to = number(value);
                 known = true;
@@ -329,6 +342,9 @@ static void parse(struct bench *b, int argc, char **argv, const char **backend, 
             known = true;
         } else if (strcmp(argv[i], "--tiny") == 0) {
             *tiny = true;
+            continue;
+        } else if (strcmp(argv[i], "--host-chains") == 0) {
+            b->host_chains = true;
             continue;
         }
         if (!known) {
@@ -348,6 +364,8 @@ int main(int argc, char **argv)
     parse(&b, argc, argv, &backend, &tiny);
     if (tiny && b.seq == 4096)
         b.batch = 2, b.seq = 64, b.samples = 4, b.iters = 3;
+    if (b.cut == 0 || b.cut > b.batch)
+        b.cut = b.batch;
     gpu_model_init(&b.model, tiny);
     check(rh_backend_new(backend, 0, &b.backend, &b.err), &b);
     setvbuf(stdout, NULL, _IOLBF, 0);
