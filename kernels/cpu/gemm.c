@@ -19,6 +19,9 @@
 #define BLOCK_N 256 /* with BLOCK_K: what of B stays in the second cache */
 #define BLOCK_M 96  /* rows of A that are packed at a time, where they are packed at all */
 
+/* Rows that packing asks for before it gets there: they lie too far apart for the processor to guess. */
+#define AHEAD 8
+
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* B of a block, in panels of COLUMNS columns: [panel][k][COLUMNS]; ragged ones filled with zeros. */
@@ -156,6 +159,8 @@ RH_INLINE void pack_straight(const float *x, int64_t ldx, int64_t columns, int64
 {
     for (int64_t p = 0; p < k; p++) {
         if (columns == width) {
+            __builtin_prefetch(x + (p + AHEAD) * ldx);
+            __builtin_prefetch(x + (p + AHEAD) * ldx + width - 1);
             memcpy(out + p * width, x + p * ldx, (size_t)width * sizeof *out);
             continue;
         }
@@ -182,6 +187,8 @@ static void pack_a(const struct rh_gemm *g, int64_t m, int64_t rows, int64_t p, 
     for (int64_t i = 0; i < k; i++) {
         const float *x = g->a + (p + i) * g->lda + m;
         float *out = packed_a + i * ROWS;
+        for (int64_t j = 0; j < rows; j += 16) /* a line has 16 */
+            __builtin_prefetch(x + AHEAD * g->lda + j);
         int64_t at = 0;
         for (; at + ROWS <= rows; at += ROWS, out += STRIP)
             memcpy(out, x + at, ROWS * sizeof *out);

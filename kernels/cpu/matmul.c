@@ -1,6 +1,5 @@
 #include "ops_cpu.h"
 
-#define TILE_M 192 /* rows at a time; a multiple of those that gemm takes */
 #define TILE_N 512
 
 void rh_cpu_gemm(enum rh_form form, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
@@ -36,12 +35,11 @@ static void run_tiles(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* Tiles do not show in the result, so they may follow the number of threads: of a weight's gradient,
- * whose operands are packed anew for every tile, one a thread. */
+/* Tiles do not show in the result, so they may follow the number of threads. B is packed anew for every
+ * tile, and A too for a weight's gradient: few tall tiles, but enough of them to spread. */
 static int64_t tile_rows(const struct rh_backend *b, const struct rh_matmul *p)
 {
-    int64_t threads = rh_thread_pool_size(b->pool);
-    int64_t tiles = p->form == RH_TN ? threads : (p->m + TILE_M - 1) / TILE_M;
+    int64_t tiles = rh_thread_pool_size(b->pool) * (p->form == RH_TN ? 1 : 4);
     int64_t rows = (p->m + tiles - 1) / tiles;
     return (rows + RH_GEMM_ROWS - 1) / RH_GEMM_ROWS * RH_GEMM_ROWS;
 }
