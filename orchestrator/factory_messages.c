@@ -154,6 +154,11 @@ static void register_peer(struct rh_factory *f, const struct rh_peer *peer, cons
     entry->session = (f->epoch << 32) + ++f->last_session;
 }
 
+static int64_t bytes_or_zero(uint64_t bytes)
+{
+    return bytes < INT64_MAX ? (int64_t)bytes : 0;
+}
+
 static void on_hello(struct rh_factory *f, const struct rh_peer *peer, const Rh__Hello *h)
 {
     uint32_t proto = 0;
@@ -181,6 +186,7 @@ static void on_hello(struct rh_factory *f, const struct rh_peer *peer, const Rh_
                                          .slots = (int)h->slots,
                                          .pid = h->pid,
                                          .host = h->host,
+                                         .device_bytes = bytes_or_zero(h->device_bytes),
                                          .held = held,
                                          .held_count = h->n_held};
     rh_sched_hello(f->sched, rh_factory_now(), &hello);
@@ -231,6 +237,7 @@ static void on_beat(struct rh_factory *f, const struct rh_peer_entry *from, cons
         note_unit(f, l->task, from->worker, l->unit);
     }
     rh_sched_beat(f->sched, rh_factory_now(), from->worker, from->incarnation, held, count);
+    rh_sched_device(f->sched, from->worker, bytes_or_zero(b->device_free_bytes));
     rh_free(held);
     Rh__BeatAck ack = RH__BEAT_ACK__INIT;
     ack.session = from->session;

@@ -14,7 +14,7 @@
  */
 #define RH_WIRE_MAJOR       1
 #define RH_PROTO_MIN        1
-#define RH_PROTO_MAX        1
+#define RH_PROTO_MAX        2
 #define RH_WIRE_HEADER_SIZE 8
 /* Larger bodies are refused on both sides: a sender learns it here, libzmq would only disconnect. */
 #define RH_WIRE_BODY_MAX (64 * 1024)

@@ -110,6 +110,10 @@ void rh_link_hello(struct rh_link *link)
     hello.pid = getpid();
     hello.host = host;
     hello.build = (char *)(uintptr_t)RH_VERSION;
+    if (link->stage->device_memory) {
+        uint64_t unused = 0;
+        link->stage->device_memory(&hello.device_bytes, &unused);
+    }
     hello.factory = link->factory ? link->factory : (char *)(uintptr_t) "";
     hello.held = held_leases(link, &hello.n_held);
     rh_link_send(link, RH_KIND_HELLO, &hello.base);
@@ -126,6 +130,10 @@ static void send_beat(struct rh_link *link)
     beat.session = link->session;
     beat.credits = credits(link);
     beat.rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+    if (link->stage->device_memory) {
+        uint64_t total = 0;
+        link->stage->device_memory(&total, &beat.device_free_bytes);
+    }
     beat.held = held_leases(link, &beat.n_held);
     rh_link_send(link, RH_KIND_BEAT, &beat.base);
     free_leases(beat.held, beat.n_held);

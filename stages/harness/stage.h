@@ -11,9 +11,9 @@
 /*
  * The stage contract. A stage is a table of operations; the harness gives it a process: options,
  * signals, the link to the orchestrator, leases, beats, retries of results, one compute thread per
- * slot. An operation reads committed artifacts of its job and writes into its own staging directory,
- * nowhere else; when it returns RH_OK the harness digests the directory, writes MANIFEST.json and
- * hands it in. Operations are deterministic: same inputs and recipe, same bytes.
+ * slot. An operation reads committed artifacts of its job and writes into its own staging
+ * directory, nowhere else; when it returns RH_OK the harness digests the directory, writes
+ * MANIFEST.json and hands it in. Operations are deterministic: same inputs and recipe, same bytes.
  *
  *   static const struct rh_stage_op ops[] = {{"pack", run_pack}, {"shard", run_shard}};
  *   int main(int argc, char **argv) {
@@ -43,17 +43,20 @@ struct rh_stage {
      * begins. NULL: none. */
     const struct rh_option *options;
     enum rh_rc (*check)(struct rh_error *err);
+    /* Memory of the device that the operations compute on, in bytes; asked every beat, on the
+     * control thread. Must not wait for the device. NULL: they compute in main memory. */
+    void (*device_memory)(uint64_t *total, uint64_t *free);
 };
 
 int rh_stage_main(const struct rh_stage *stage, int argc, char **argv);
 
 /* What an operation may ask and say. All calls are thread safe. */
 const struct rh_recipe *rh_task_recipe(const struct rh_task *task);
-const char *rh_task_job(const struct rh_task *task);      /* job id */
-const char *rh_task_model(const struct rh_task *task);    /* source reference: "file:/models/x" */
-const char *rh_task_output(const struct rh_task *task);   /* destination: "dir:/out/x" */
+const char *rh_task_job(const struct rh_task *task);    /* job id */
+const char *rh_task_model(const struct rh_task *task);  /* source reference: "file:/models/x" */
+const char *rh_task_output(const struct rh_task *task); /* destination: "dir:/out/x" */
 int64_t rh_task_index(const struct rh_task *task);
-const char *rh_task_staging(const struct rh_task *task);  /* exclusive, empty, on the job's disk */
+const char *rh_task_staging(const struct rh_task *task); /* exclusive, empty, on the job's disk */
 /* "<job directory>/artifacts/<op>-<index>"; owned by caller. Says nothing about existence. */
 char *rh_task_artifact(const struct rh_task *task, const char *op, int64_t index);
 /* The job's work directory, for reports only. */
@@ -75,9 +78,9 @@ void rh_task_tick(struct rh_task *task, int64_t block, int64_t iter, int64_t ite
 
 /*
  * Session operations (tune): hands in the sub-directory `name` of the staging directory as artifact
- * "<op>-<index>" while the operation goes on. `metrics` (adopted, may be NULL) goes to the event log.
- * Asynchronous, but durable before it returns; rh_task_first_index() is the first index that is not
- * yet committed when the task starts (0, or where a lost predecessor stopped).
+ * "<op>-<index>" while the operation goes on. `metrics` (adopted, may be NULL) goes to the event
+ * log. Asynchronous, but durable before it returns; rh_task_first_index() is the first index that
+ * is not yet committed when the task starts (0, or where a lost predecessor stopped).
  */
 RH_MUST_USE enum rh_rc rh_task_checkpoint(struct rh_task *task, const char *name, int64_t index,
                                           struct rh_json *metrics, struct rh_error *err);

@@ -19,7 +19,8 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "house.h"
-#include "wire/socket.h"
+#include "store/store.h"
+#include "stranger.h"
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, house_set_up, house_tear_down)
 
@@ -343,94 +344,6 @@ static void while_nothing_can_be_stored_nothing_is_promised(void **state)
 
 /* -- Strangers -------------------------------------------------------------------------------- */
 
-struct stranger {
-    struct rh_zmq *zmq;
-    struct rh_socket *socket;
-    enum rh_kind answer;
-    int code; /* of a Refuse, verdict of an Ack */
-    uint64_t session;
-    char text[256];
-};
-
-static void on_answer(void *arg, const struct rh_peer *peer, const struct rh_message *message)
-{
-    struct stranger *s = arg;
-    (void)peer;
-    s->answer = message->kind;
-    const void *body = message->body;
-    if (message->kind == RH_KIND_REFUSE) {
-        s->code = (int)((const Rh__Refuse *)body)->code;
-        snprintf(s->text, sizeof s->text, "%s", ((const Rh__Refuse *)body)->text);
-    } else if (message->kind == RH_KIND_ACK) {
-        s->code = (int)((const Rh__Ack *)body)->verdict;
-    } else if (message->kind == RH_KIND_WELCOME) {
-        s->session = ((const Rh__Welcome *)body)->session;
-    }
-}
-
-static void stranger_open(struct house *h, struct stranger *s, const char *identity)
-{
-    struct rh_error err;
-    const struct rh_socket_events events = {.message = on_answer, .arg = s};
-    char *endpoint = rh_format("ipc://%s/run/work.sock", h->state);
-    *s = (struct stranger){0};
-    assert_int_equal(rh_zmq_new(&s->zmq, &err), RH_OK);
-    assert_int_equal(
-        rh_dealer_open(s->zmq, &h->loop, endpoint, identity, &events, &s->socket, &err), RH_OK);
-    rh_free(endpoint);
-}
-
-static void stranger_close(struct house *h, struct stranger *s)
-{
-    rh_socket_close(s->socket, 0);
-    uv_run(&h->loop, UV_RUN_NOWAIT);
-    rh_zmq_free(s->zmq);
-}
-
-static bool has_answer(struct house *h, void *arg)
-{
-    (void)h;
-    return ((struct stranger *)arg)->answer != 0;
-}
-
-struct saying {
-    struct stranger *stranger;
-    enum rh_kind kind;
-    const ProtobufCMessage *body;
-};
-
-/* A dealer that is not connected yet takes nothing. */
-static bool is_sent(struct house *h, void *arg)
-{
-    const struct saying *s = arg;
-    (void)h;
-    return rh_socket_send(s->stranger->socket, NULL, s->kind, s->body, NULL) == RH_OK;
-}
-
-static void say(struct house *h, struct stranger *s, enum rh_kind kind,
-                const ProtobufCMessage *body)
-{
-    struct saying saying = {s, kind, body};
-    s->answer = (enum rh_kind)0;
-    house_wait(h, is_sent, &saying, 10);
-    house_wait(h, has_answer, s, 10);
-}
-
-static Rh__Hello hello(uint64_t incarnation)
-{
-    static char name[] = "visitor", stage[] = "pack", host[] = "here";
-    Rh__Hello m = RH__HELLO__INIT;
-    m.proto_min = RH_PROTO_MIN;
-    m.proto_max = RH_PROTO_MAX;
-    m.worker = name;
-    m.stage = stage;
-    m.host = host;
-    m.slots = 1;
-    m.pid = 77;
-    m.incarnation = incarnation;
-    return m;
-}
-
 static void who_has_not_said_hello_is_asked_to(void **state)
 {
     struct house *h = *state;
@@ -439,14 +352,14 @@ static void who_has_not_said_hello_is_asked_to(void **state)
     house_open(h);
     stranger_open(h, &s, "visitor#1");
     Rh__Beat beat = RH__BEAT__INIT;
-    say(h, &s, RH_KIND_BEAT, &beat.base);
+    stranger_say(h, &s, RH_KIND_BEAT, &beat.base);
     assert_int_equal(s.answer, RH_KIND_ACK);
     assert_int_equal(s.code, RH__VERDICT__VERDICT_REHELLO);
     Rh__Result result = RH__RESULT__INIT;
     result.task = 1;
     result.epoch = 1;
     result.ok = true;
-    say(h, &s, RH_KIND_RESULT, &result.base);
+    stranger_say(h, &s, RH_KIND_RESULT, &result.base);
     assert_int_equal(s.code, RH__VERDICT__VERDICT_REHELLO);
     struct rh_json *workers = rh_factory_workers(h->factory);
     assert_int_equal(rh_json_count(rh_json_get(workers, "workers")), 0);
@@ -457,7 +370,7 @@ static void who_has_not_said_hello_is_asked_to(void **state)
 static void expect_refusal(struct house *h, struct stranger *s, const Rh__Hello *m, int code,
                            const char *word)
 {
-    say(h, s, RH_KIND_HELLO, &m->base);
+    stranger_say(h, s, RH_KIND_HELLO, &m->base);
     assert_int_equal(s->answer, RH_KIND_REFUSE);
     assert_int_equal(s->code, code);
     if (!strstr(s->text, word))
@@ -472,26 +385,26 @@ static void a_hello_that_does_not_fit_is_refused_with_the_reason(void **state)
     h->options.spawn = false;
     house_open(h);
     stranger_open(h, &s, "visitor#5");
-    Rh__Hello m = hello(5);
+    Rh__Hello m = stranger_hello(5);
     m.proto_min = m.proto_max = 900;
     expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_VERSION, "900");
-    m = hello(5);
+    m = stranger_hello(5);
     m.factory = other;
     expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_FACTORY, "other-factory");
-    m = hello(5);
+    m = stranger_hello(5);
     m.stage = odd;
     expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_MALFORMED, "no stage");
-    m = hello(5);
+    m = stranger_hello(5);
     m.worker = empty;
     expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_MALFORMED, "name");
-    m = hello(5);
+    m = stranger_hello(5);
     m.slots = 1000000;
     expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_MALFORMED, "slots");
-    m = hello(5);
-    say(h, &s, RH_KIND_HELLO, &m.base);
+    m = stranger_hello(5);
+    stranger_say(h, &s, RH_KIND_HELLO, &m.base);
     assert_int_equal(s.answer, RH_KIND_WELCOME);
     assert_true(s.session != 0);
-    m = hello(4);
+    m = stranger_hello(4);
     expect_refusal(h, &s, &m, RH__REFUSE_CODE__REFUSE_SUPERSEDED, "younger");
     stranger_close(h, &s);
 }
@@ -504,20 +417,60 @@ static void a_worker_that_says_goodbye_is_gone(void **state)
     h->options.spawn = false;
     house_open(h);
     stranger_open(h, &s, "visitor#1");
-    Rh__Hello m = hello(1);
-    say(h, &s, RH_KIND_HELLO, &m.base);
+    Rh__Hello m = stranger_hello(1);
+    stranger_say(h, &s, RH_KIND_HELLO, &m.base);
     assert_int_equal(s.answer, RH_KIND_WELCOME);
     Rh__Bye bye = RH__BYE__INIT;
     bye.reason = reason;
     assert_int_equal(rh_socket_send(s.socket, NULL, RH_KIND_BYE, &bye.base, NULL), RH_OK);
     Rh__Beat beat = RH__BEAT__INIT;
     beat.session = s.session;
-    say(h, &s, RH_KIND_BEAT, &beat.base);
+    stranger_say(h, &s, RH_KIND_BEAT, &beat.base);
     assert_int_equal(s.answer, RH_KIND_ACK);
     char *text = house_event_text(h, "worker.gone");
     assert_non_null(strstr(text, "tired"));
     rh_free(text);
     stranger_close(h, &s);
+}
+
+/* The update of a fleet takes time: workers of the protocol before work on, and nothing of theirs
+ * is taken for what only newer ones say. */
+static void a_worker_one_protocol_behind_works(void **state)
+{
+    struct house *h = *state;
+    struct stranger s;
+    struct rh_error err;
+    char stage[] = "download";
+    h->options.spawn = false;
+    house_open(h);
+    char *id = house_submit(h, "out");
+    stranger_open(h, &s, "visitor#1");
+    Rh__Hello m = stranger_hello(1);
+    m.stage = stage;
+    m.proto_min = m.proto_max = RH_PROTO_MAX - 1;
+    stranger_say(h, &s, RH_KIND_HELLO, &m.base);
+    assert_int_equal(s.proto, RH_PROTO_MAX - 1);
+    stranger_await(h, &s, RH_KIND_ASSIGN);
+    char *dir = rh_format("%s/%s", h->state, s.staging);
+    assert_int_equal(rh_fs_mkdirs(dir, &err), RH_OK);
+    char *source = rh_fs_join(dir, "plan.json");
+    static const char plan[] =
+        "{\"units\": [{\"kind\": \"head\"}, {\"kind\": \"block\"}], \"files\": [{}], "
+        "\"shards\": [{}], \"outputs\": [{\"unit\": 0, \"shard\": 0}]}";
+    assert_int_equal(rh_fs_write(source, plan, sizeof plan - 1, &err), RH_OK);
+    assert_int_equal(rh_store_seal(dir, "plan", 0, "digest", NULL, &err), RH_OK);
+    Rh__Result result = RH__RESULT__INIT;
+    result.task = s.task;
+    result.epoch = s.epoch;
+    result.ok = true;
+    s.answer = (enum rh_kind)0;
+    assert_int_equal(rh_socket_send(s.socket, NULL, RH_KIND_RESULT, &result.base, &err), RH_OK);
+    stranger_await(h, &s, RH_KIND_ASSIGN); /* the first fetch */
+    assert_int_equal(house_count(h, id, "task.done", "plan"), 1);
+    stranger_close(h, &s);
+    rh_free(source);
+    rh_free(dir);
+    rh_free(id);
 }
 
 int main(void)
@@ -538,6 +491,7 @@ int main(void)
         TEST(who_has_not_said_hello_is_asked_to),
         TEST(a_hello_that_does_not_fit_is_refused_with_the_reason),
         TEST(a_worker_that_says_goodbye_is_gone),
+        TEST(a_worker_one_protocol_behind_works),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
