@@ -81,7 +81,10 @@ static enum rh_rc store_one(struct rh_factory *f, struct rh_pending *p, struct r
             info->finished_unix_ns = 0;
         else if (info->finished_unix_ns == 0)
             info->finished_unix_ns = p->unix_ns;
-        return rh_database_save_job(f->db, job, info->finished_unix_ns, err);
+        enum rh_rc rc = rh_database_save_job(f->db, job, info->finished_unix_ns, err);
+        if (rc == RH_OK && job->state == RH_JOB_DONE && f->retain_bytes == 0)
+            rc = rh_database_forget_steps(f->db, job->id, err); /* its files go */
+        return rc;
     }
     if (p->action.kind == RH_ACT_SAVE_TASK)
         return rh_database_save_task(f->db, p->action.task, err);
@@ -95,6 +98,9 @@ static enum rh_rc store_one(struct rh_factory *f, struct rh_pending *p, struct r
     struct rh_event_row row = event_row(f, p);
     enum rh_rc rc = rh_database_add_event(f->db, &row, err);
     p->seq = row.seq;
+    bool made = strcmp(row.type, "task.done") == 0 || strcmp(row.type, "block.done") == 0;
+    if (rc == RH_OK && made && p->action.task)
+        rc = rh_factory_save_step(f, p->action.task, row.block, err);
     return rc;
 }
 
@@ -203,9 +209,10 @@ void rh_factory_turn(struct rh_factory *f)
     if (f->in_turn || f->closed)
         return;
     f->in_turn = true;
-    do
+    do {
+        rh_factory_reuse(f);
         rh_sched_dispatch(f->sched, rh_factory_now());
-    while (collect(f));
+    } while (collect(f));
     if (store(f)) {
         f->had_job = f->had_job || rh_sched_job_count(f->sched) > 0;
         for (size_t i = 0; i < f->pending_count; i++) {

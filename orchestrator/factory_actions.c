@@ -31,14 +31,14 @@ static enum rh_rc commit(struct rh_factory *f, const struct rh_job_info *info, c
     if (rh_store_has(job_dir, op, index)) {
         /* Said twice, or made twice: equal bytes either way. */
         char *there = rh_store_artifact(job_dir, op, index);
-        enum rh_rc rc = is_plan ? rh_factory_read_graph(f, info, there, graph, err) : RH_OK;
+        enum rh_rc rc = is_plan ? rh_factory_read_graph(there, graph, err) : RH_OK;
         rh_factory_discard(f, sealed);
         rh_free(there);
         return rc;
     }
     enum rh_rc rc = rh_store_check(sealed, false, err);
     if (rc == RH_OK && is_plan)
-        rc = rh_factory_read_graph(f, info, sealed, graph, err);
+        rc = rh_factory_read_graph(sealed, graph, err);
     rh_crash_point("before_commit");
     if (rc == RH_OK)
         rc = rh_store_commit(sealed, job_dir, op, index, err);

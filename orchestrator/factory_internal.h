@@ -1,6 +1,7 @@
 #ifndef RH_FACTORY_INTERNAL_H
 #define RH_FACTORY_INTERNAL_H
 
+#include "base/sha256.h"
 #include "database.h"
 #include "factory.h"
 #include "scheduler/scheduler.h"
@@ -36,7 +37,9 @@ struct rh_job_info {
         char unit[16];
     } * units;
     size_t unit_count;
-    double progress; /* never goes back */
+    double progress;                          /* never goes back */
+    char (*unit_digests)[RH_SHA256_HEX_SIZE]; /* of the sources of each unit; NULL: not asked for */
+    char config_digest[RH_SHA256_HEX_SIZE];
 };
 
 /* An action that waits for its transaction, with what the event table made of it. */
@@ -119,11 +122,9 @@ RH_MUST_USE enum rh_rc rh_factory_check_output(struct rh_factory *f, const char 
 RH_MUST_USE enum rh_rc rh_factory_load_job(struct rh_factory *f, struct rh_database *db,
                                            const struct rh_job_row *row,
                                            const struct rh_sched_job *sched, struct rh_error *err);
-/* The graph of the plan in `dir`, with what publishing will write to the disk of the state
- * directory. */
-RH_MUST_USE enum rh_rc rh_factory_read_graph(const struct rh_factory *f,
-                                             const struct rh_job_info *info, const char *dir,
-                                             struct rh_graph **out, struct rh_error *err);
+/* The graph of the plan in `dir`. */
+RH_MUST_USE enum rh_rc rh_factory_read_graph(const char *dir, struct rh_graph **out,
+                                             struct rh_error *err);
 /* Can tuning start at this block? Where the chain of the block before is, and at the first one. */
 bool rh_job_can_tune_from(const struct rh_job_info *info, int64_t block);
 /* All active jobs, at start. */
@@ -157,6 +158,14 @@ void rh_factory_sweep(struct rh_factory *f, const struct rh_sched_job *job,
                       const struct rh_sched_task *task);
 /* What an earlier process meant to delete. */
 void rh_factory_sweep_trash(struct rh_factory *f);
+
+/* -- factory_reuse.c -------------------------------------------------------------------------- */
+
+/* Looks, once a task, whether another job has done the same, and links what it finds. */
+void rh_factory_reuse(struct rh_factory *f);
+/* Makes the outcome of a task (block: of a session) known to later jobs. */
+RH_MUST_USE enum rh_rc rh_factory_save_step(struct rh_factory *f, const struct rh_sched_task *task,
+                                            int64_t block, struct rh_error *err);
 
 /* -- factory_messages.c ----------------------------------------------------------------------- */
 

@@ -1,6 +1,5 @@
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/fs.h"
 #include "base/log.h"
@@ -38,6 +37,7 @@ void rh_job_info_free(struct rh_job_info *info)
     rh_free(info->dir);
     rh_free(info->metrics);
     rh_free(info->units);
+    rh_free(info->unit_digests);
     rh_free(info);
 }
 
@@ -159,53 +159,20 @@ static void load_task(void *arg, const struct rh_sched_task *row)
         save_adopted(l->f, l->job->tasks[l->job->task_count - 1]);
 }
 
-/* The device of the nearest directory above `path` that is there. */
-static bool device_of(const char *path, dev_t *out)
-{
-    struct stat st;
-    char *copy = rh_strdup(path);
-    bool found = stat(copy, &st) == 0;
-    while (!found && copy[0] == '/' && copy[1] != '\0') {
-        char *end = strrchr(copy, '/');
-        end[end == copy] = '\0';
-        found = stat(copy, &st) == 0;
-    }
-    if (found)
-        *out = st.st_dev;
-    rh_free(copy);
-    return found;
-}
-
-static int64_t published_here(const struct rh_factory *f, const struct rh_job_info *info,
-                              const struct rh_graph *g)
-{
-    dev_t there = 0, here = 0;
-    int64_t bytes = 0;
-    if (strncmp(info->output, "dir:", 4) != 0 || !device_of(info->output + 4, &there) ||
-        !device_of(f->state_dir, &here) || there != here)
-        return 0;
-    for (int64_t i = 0; i < g->shards; i++)
-        bytes += g->shard_bytes[i];
-    return bytes;
-}
-
-enum rh_rc rh_factory_read_graph(const struct rh_factory *f, const struct rh_job_info *info,
-                                 const char *dir, struct rh_graph **out, struct rh_error *err)
+enum rh_rc rh_factory_read_graph(const char *dir, struct rh_graph **out, struct rh_error *err)
 {
     struct rh_json *plan = NULL;
     char *path = rh_fs_join(dir, "plan.json");
     enum rh_rc rc = rh_json_read(path, RH_PLAN_BYTES_MAX, &plan, err);
     if (rc == RH_OK)
         rc = rh_graph_from_plan(plan, path, out, err);
-    if (rc == RH_OK)
-        (*out)->publish_bytes = published_here(f, info, *out);
     rh_json_free(plan);
     rh_free(path);
     return rc;
 }
 
-static enum rh_rc load_graph(const struct rh_factory *f, const struct rh_sched_job *job,
-                             struct rh_graph **out, struct rh_error *err)
+static enum rh_rc load_graph(const struct rh_sched_job *job, struct rh_graph **out,
+                             struct rh_error *err)
 {
     const struct rh_job_info *info = job->user;
     bool planned = false;
@@ -216,7 +183,7 @@ static enum rh_rc load_graph(const struct rh_factory *f, const struct rh_sched_j
     if (!planned)
         return RH_OK;
     char *dir = rh_store_artifact(info->dir, "plan", 0);
-    enum rh_rc rc = rh_factory_read_graph(f, info, dir, out, err);
+    enum rh_rc rc = rh_factory_read_graph(dir, out, err);
     rh_free(dir);
     return rc;
 }
@@ -250,7 +217,7 @@ enum rh_rc rh_factory_load_job(struct rh_factory *f, struct rh_database *db,
     if (rc == RH_OK)
         rc = rh_factory_read_metrics(f, row->id, info, err);
     if (rc == RH_OK)
-        rc = load_graph(f, job, &graph, err);
+        rc = load_graph(job, &graph, err);
     if (rc != RH_OK) {
         rh_sched_forget(f->sched, job);
         rh_job_info_free(info);

@@ -251,8 +251,8 @@ struct last_jobs {
     size_t count;
 };
 
-static enum rh_rc note_last(void *arg, const struct rh_job_row *row,
-                            const struct rh_sched_job *job, struct rh_error *err)
+static enum rh_rc note_last(void *arg, const struct rh_job_row *row, const struct rh_sched_job *job,
+                            struct rh_error *err)
 {
     struct last_jobs *l = arg;
     (void)row;

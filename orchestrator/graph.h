@@ -57,7 +57,6 @@ struct rh_graph {
     int64_t *output_bytes; /* [units] */
     int64_t *shard_bytes;  /* [shards] */
     int64_t chain_bytes;   /* of one chain.safetensors; two exist at a time */
-    int64_t publish_bytes; /* set by whoever knows where the output goes: on the same disk */
 };
 
 /* Reads the stored form of a model plan. Errors: RH_ERR_FORMAT naming `what` and the member. */

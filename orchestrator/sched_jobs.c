@@ -315,11 +315,16 @@ static bool give_out(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
     return false;
 }
 
+void rh_sched_prepare(struct rh_sched *s, int64_t now)
+{
+    rh_sched_admit(s);
+    rh_sched_reserve(s, now);
+}
+
 void rh_sched_dispatch(struct rh_sched *s, int64_t now)
 {
     int leases[RH_STAGE_COUNT];
-    rh_sched_admit(s);
-    rh_sched_reserve(s, now);
+    rh_sched_prepare(s, now);
     if (s->hold)
         return;
     count_loads(s, leases);

@@ -42,7 +42,7 @@ int64_t rh_sched_unwritten(const struct rh_sched_job *job)
     }
     for (int64_t i = 0; i < g->shards; i++)
         bytes += is_done(job, RH_OP_SHARD, i) ? 0 : g->shard_bytes[i];
-    return is_done(job, RH_OP_PUBLISH, 0) ? bytes : bytes + g->publish_bytes;
+    return bytes; /* publishing links, or writes to another disk */
 }
 
 /* Parked with files on the disk already: the room it frees by ending is only had by letting it end.

@@ -309,3 +309,28 @@ void rh_sched_committed(struct rh_sched *s, int64_t now, int64_t task, int64_t e
     rh_graph_free(graph);
     rh_sched_settle(s, now, t->job);
 }
+
+void rh_sched_reused(struct rh_sched *s, int64_t now, struct rh_sched_task *task, int64_t block,
+                     const char *from)
+{
+    char *data = rh_format("{\"reused_from\":\"%s\"}", from);
+    RH_ASSERT(task->state == RH_TASK_WAITING && (block < 0 || block == task->next));
+    task->worker[0] = '\0';
+    if (block >= 0) {
+        task->next = task->expect = block + 1;
+        task->started_block = block;
+        rh_sched_event(s, "block.done", task->job, task, block, NULL, data);
+    }
+    if (block > 0) {
+        struct rh_action *a = rh_sched_push(s, RH_ACT_DROP_CHAIN);
+        a->job = task->job;
+        a->block = block - 1;
+    }
+    if (block < 0 || task->next > task->last) {
+        task->state = RH_TASK_DONE;
+        rh_sched_event(s, "task.reused", task->job, task, -1, from, data);
+    }
+    rh_sched_save_task(s, task);
+    rh_sched_settle(s, now, task->job);
+    rh_free(data);
+}

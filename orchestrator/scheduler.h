@@ -95,6 +95,7 @@ struct rh_sched_task {
     int64_t moves;    /* how often it did, under this lease */
     uint64_t progress_seq;
     bool stalled;          /* being cancelled for want of progress */
+    bool looked_up;        /* the caller has looked whether there is something to reuse */
     int64_t started_block; /* tune: last block announced as started, -1 for none */
     int commits;           /* COMMIT actions under way */
     bool result_in;        /* tune: OK result received, checkpoints still being committed */
@@ -330,8 +331,17 @@ const struct rh_sched_worker *rh_sched_find_worker(const struct rh_sched *s, con
  * committed, else NULL. Commits of one task must end in the order in which they were asked for. */
 void rh_sched_committed(struct rh_sched *s, int64_t now, int64_t task, int64_t epoch, int64_t block,
                         const struct rh_error *failed, const char *data, struct rh_graph *graph);
+/*
+ * A task that is ready need not be done: an equal artifact is in its place. block: of a session,
+ * its next one; -1: the task's only one. from: the job it comes from.
+ */
+void rh_sched_reused(struct rh_sched *s, int64_t now, struct rh_sched_task *task, int64_t block,
+                     const char *from);
 /* Expires leases and back-offs; call at least once a second. */
 void rh_sched_tick(struct rh_sched *s, int64_t now);
+/* Admits jobs and sets disk aside for them: after it, what is ready is known. Dispatch does it too.
+ */
+void rh_sched_prepare(struct rh_sched *s, int64_t now);
 /* Gives out what can be given out; call once after a batch of events. */
 void rh_sched_dispatch(struct rh_sched *s, int64_t now);
 /* No new leases, for shutting down. */

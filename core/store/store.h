@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/sha256.h"
 
 /*
  * A job's directory. Artifacts are immutable directories, each with a MANIFEST.json; they appear by
@@ -30,5 +31,11 @@ RH_MUST_USE enum rh_rc rh_store_commit(const char *sealed_dir, const char *job_d
 /* Sizes (and, when deep, digests) of a sealed directory against its MANIFEST.json; a missing and an
  * extra file are RH_ERR_FORMAT too. */
 RH_MUST_USE enum rh_rc rh_store_check(const char *dir, bool deep, struct rh_error *err);
+/* A sealed directory `to` of the same files: hard links, so it costs no space and lives on when the
+ * original goes. To be committed like any other. Files of the manifest that are gone stay gone. */
+RH_MUST_USE enum rh_rc rh_store_clone(const char *artifact, const char *to, struct rh_error *err);
+/* Digest of what an artifact's manifest lists: names, sizes and digests of its files. */
+RH_MUST_USE enum rh_rc rh_store_digest(const char *job_dir, const char *op, int64_t index,
+                                       char out[RH_SHA256_HEX_SIZE], struct rh_error *err);
 
 #endif

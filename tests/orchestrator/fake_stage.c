@@ -19,11 +19,28 @@
 
 #define BLOCKS 3
 
+#define TENSOR(name) "{\"name\": \"" name "\", \"file\": 0}"
+#define UNIT(kind)   "{\"kind\": \"" kind "\", \"source_tensors\": 1}"
+
+/* One tensor a unit, all in the file "weights" beside the model, which need not be there. */
 static const char plan[] =
-    "{\"units\": [{\"kind\": \"head\"}, {\"kind\": \"block\"}, {\"kind\": \"block\"},"
-    " {\"kind\": \"block\"}, {\"kind\": \"tail\"}], \"files\": [{}], \"shards\": [{}, {}],"
-    " \"outputs\": [{\"unit\": 0, \"shard\": 1}, {\"unit\": 1, \"shard\": 0}, {\"unit\": 2,"
-    " \"shard\": 0}, {\"unit\": 3, \"shard\": 0}, {\"unit\": 4, \"shard\": 1}]}";
+    "{\"units\": [" UNIT("head") ", " UNIT("block") ", " UNIT("block") ", " UNIT("block") ", " UNIT("tail") "], \"tensors\": [" TENSOR(
+        "h") ", " TENSOR("0") ", " TENSOR("1") ", " TENSOR("2") ", " TENSOR("t") "], \"files\": "
+                                                                                 "[{\"name\": "
+                                                                                 "\"weights\"}], "
+                                                                                 "\"shards\": [{}, "
+                                                                                 "{}],"
+                                                                                 " \"outputs\": "
+                                                                                 "[{\"unit\": 0, "
+                                                                                 "\"shard\": 1}, "
+                                                                                 "{\"unit\": 1, "
+                                                                                 "\"shard\": 0}, "
+                                                                                 "{\"unit\": 2,"
+                                                                                 " \"shard\": 0}, "
+                                                                                 "{\"unit\": 3, "
+                                                                                 "\"shard\": 0}, "
+                                                                                 "{\"unit\": 4, "
+                                                                                 "\"shard\": 1}]}";
 
 static bool is_there(const struct rh_task *task, const char *prefix, const char *op, char **out)
 {
@@ -196,7 +213,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s: call it rh-<stage>\n", argv[0]);
         return 2;
     }
-    return rh_stage_main(&(struct rh_stage){.name = stage + 3, .ops = ops,
+    return rh_stage_main(&(struct rh_stage){.name = stage + 3,
+                                            .ops = ops,
                                             .op_count = sizeof ops / sizeof *ops,
                                             .default_slots = 1},
                          argc, argv);

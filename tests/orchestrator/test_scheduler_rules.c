@@ -350,12 +350,11 @@ static struct rh_graph *sized_graph(void)
     }
     g->shard_bytes[0] = 1200;
     g->chain_bytes = 50;
-    g->publish_bytes = 1200;
     return g;
 }
 
-/* fetch 4000, pack 1200, codes of two blocks 600, two chains 100, shard 1200, publication 1200 */
-#define SIZED_NEED 8300
+/* fetch 4000, pack 1200, codes of two blocks 600, two chains 100, shard 1200 */
+#define SIZED_NEED 7100
 
 static struct rh_sched_config roomy(void)
 {
@@ -393,7 +392,7 @@ static void a_job_that_does_not_fit_is_parked_with_the_figures_and_goes_on_by_it
     bench_finish(&b, bench_task(&b, RH_OP_PLAN, 0), sized_graph());
     assert_int_equal(b.job->state, RH_JOB_BLOCKED);
     assert_int_equal(bench_assigned(&b, RH_OP_FETCH), 0);
-    assert_non_null(strstr(b.job->reason, "8300 bytes are still to be written; 8399 are free"));
+    assert_non_null(strstr(b.job->reason, "7100 bytes are still to be written; 7199 are free"));
     rh_sched_space(b.s, 700);
     rh_sched_dispatch(b.s, b.now);
     assert_non_null(strstr(b.job->reason, "700 are free"));
@@ -433,7 +432,7 @@ static void what_is_promised_to_one_job_is_not_given_to_another(void **state)
     bench_finish(&b, bench_task(&b, RH_OP_PLAN, 0), sized_graph());
     assert_int_equal(first->state, RH_JOB_RUNNING);
     assert_int_equal(b.job->state, RH_JOB_BLOCKED);
-    assert_non_null(strstr(b.job->reason, "4300 are promised to other jobs"));
+    assert_non_null(strstr(b.job->reason, "3100 are promised to other jobs"));
     assert_int_equal(rh_sched_set_desired(b.s, b.now, first, RH_DESIRED_CANCEL, &e), RH_OK);
     b.now += rh_sched_defaults.grace_ms;
     rh_sched_tick(b.s, b.now);

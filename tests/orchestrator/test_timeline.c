@@ -78,8 +78,8 @@ static void overlap_and_idleness_come_from_the_events(void **state)
     CLOSE(at(t, "tuner", "wall_s"), 18);
     CLOSE(at(t, "tuner", "busy_s"), 16);
     CLOSE(at(t, "tuner", "idle_share"), 2.0 / 18);
-    CLOSE(rh_json_number(
-              rh_json_get(rh_json_get(rh_json_get(t, "stages"), "download"), "busy_s"), -1),
+    CLOSE(rh_json_number(rh_json_get(rh_json_get(rh_json_get(t, "stages"), "download"), "busy_s"),
+                         -1),
           4);
     rh_json_free(t);
     rh_json_free(jobs);
