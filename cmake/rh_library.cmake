@@ -15,7 +15,7 @@ set(RH_RANK_models 4)
 set(RH_RANK_stages 5)
 set(RH_RANK_orchestrator 6)
 # The orchestrator schedules; it never sees a number.
-set(RH_ORCHESTRATOR_MAY_USE base daemon recipe store wire proto scheduler timeline factory upkeep http_api ctl)
+set(RH_ORCHESTRATOR_MAY_USE base daemon recipe store wire proto scheduler timeline database factory upkeep http_api ctl)
 
 function(rh_check_ladder name layer)
   foreach(dep IN LISTS ARGN)

@@ -460,14 +460,34 @@ enum rh_rc rh_database_find_step(struct rh_database *db, const char *key, struct
     return rc;
 }
 
-enum rh_rc rh_database_forget_steps(struct rh_database *db, const char *job, struct rh_error *err)
+static enum rh_rc forget(struct rh_database *db, const char *sql, const char *job,
+                         struct rh_error *err)
 {
     sqlite3_stmt *s = NULL;
-    enum rh_rc rc = rh_db_prepare(db, "DELETE FROM step WHERE job = ?1", &s, err);
+    enum rh_rc rc = rh_db_prepare(db, sql, &s, err);
     if (rc == RH_OK) {
         rh_db_bind(s, 1, job);
         rc = rh_db_run(db, s, err);
     }
     sqlite3_finalize(s);
     return rc;
+}
+
+enum rh_rc rh_database_forget_steps(struct rh_database *db, const char *job, struct rh_error *err)
+{
+    return forget(db, "DELETE FROM step WHERE job = ?1", job, err);
+}
+
+enum rh_rc rh_database_forget_tasks(struct rh_database *db, const char *job, struct rh_error *err)
+{
+    return forget(db, "DELETE FROM task WHERE job = ?1", job, err);
+}
+
+enum rh_rc rh_database_event_range(struct rh_database *db, int64_t *first, int64_t *last,
+                                   int64_t *count, struct rh_error *err)
+{
+    enum rh_rc rc = rh_db_number(db, "SELECT ifnull(min(seq), 0) FROM event", first, err);
+    if (rc == RH_OK)
+        rc = rh_db_number(db, "SELECT ifnull(max(seq), 0) FROM event", last, err);
+    return rc == RH_OK ? rh_db_number(db, "SELECT count(*) FROM event", count, err) : rc;
 }

@@ -58,6 +58,13 @@ typedef void (*rh_worker_fn)(void *arg, const char *id, enum rh_stage_id stage, 
 RH_MUST_USE enum rh_rc rh_database_workers(struct rh_database *db, rh_worker_fn fn, void *arg,
                                            struct rh_error *err);
 
+/* Numbers of the events; count 0: there are none. */
+RH_MUST_USE enum rh_rc rh_database_event_range(struct rh_database *db, int64_t *first,
+                                               int64_t *last, int64_t *count, struct rh_error *err);
+/* The job's tasks go, so that it starts from nothing. */
+RH_MUST_USE enum rh_rc rh_database_forget_tasks(struct rh_database *db, const char *job,
+                                                struct rh_error *err);
+
 /* Where the outcome of a step with this semantic key is to be had; the newest wins. */
 struct rh_step_row {
     char job[RH_JOB_ID_SIZE], op[16]; /* job "": nowhere */

@@ -249,6 +249,7 @@ static void on_tick(uv_timer_t *timer)
     bool away = now - f->last_tick > AWAY_MS;
     f->last_tick = now;
     look_at_disk(f);
+    rh_factory_look_after_space(f);
     if (!away)
         rh_sched_tick(f->sched, now);
     rh_factory_turn(f);

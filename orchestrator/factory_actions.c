@@ -202,7 +202,7 @@ void rh_factory_carry_out(struct rh_factory *f, const struct rh_action *a)
         break;
     case RH_ACT_SAVE_TASK:
         /* Nobody writes there any more: room for what is tried next. */
-        if (a->task->state == RH_TASK_DONE || a->task->state == RH_TASK_FAILED ||
+        if (a->task->state == RH_TASK_DONE ||
             (a->task->state == RH_TASK_WAITING && a->task->worker[0] == '\0'))
             rh_factory_sweep_task(f, a->task);
         break;
@@ -218,7 +218,7 @@ void rh_factory_carry_out(struct rh_factory *f, const struct rh_action *a)
         break;
     case RH_ACT_JOB_ENDED:
         if (a->job->state == RH_JOB_DONE)
-            rh_factory_prune(f, ((const struct rh_job_info *)a->job->user)->dir);
+            rh_factory_retain(f, a->job);
         break;
     case RH_ACT_SAVE_JOB:
     case RH_ACT_SAVE_WORKER:

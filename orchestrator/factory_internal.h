@@ -2,7 +2,7 @@
 #define RH_FACTORY_INTERNAL_H
 
 #include "base/sha256.h"
-#include "database.h"
+#include "database/database.h"
 #include "factory.h"
 #include "scheduler/scheduler.h"
 #include "supervisor.h"
@@ -64,6 +64,8 @@ struct rh_factory {
     struct rh_database *db;
     struct rh_sched_config config;
     int64_t retain_bytes;
+    bool gc_due;
+    int64_t next_gc;
     struct rh_sched *sched;
     struct rh_zmq *zmq;
     struct rh_socket *socket;
@@ -158,6 +160,16 @@ void rh_factory_sweep(struct rh_factory *f, const struct rh_sched_job *job,
                       const struct rh_sched_task *task);
 /* What an earlier process meant to delete. */
 void rh_factory_sweep_trash(struct rh_factory *f);
+
+/* What stays of a finished job: small, and worth reading later. */
+bool rh_factory_is_keepsake(const char *name);
+
+/* -- factory_gc.c ----------------------------------------------------------------------------- */
+
+/* A job is done: its files go, or stay for others as far as they may. */
+void rh_factory_retain(struct rh_factory *f, const struct rh_sched_job *job);
+/* Keeps what is retained within its bounds; all of it goes when a job waits for room. */
+void rh_factory_look_after_space(struct rh_factory *f);
 
 /* -- factory_reuse.c -------------------------------------------------------------------------- */
 

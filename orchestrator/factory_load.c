@@ -213,7 +213,9 @@ enum rh_rc rh_factory_load_job(struct rh_factory *f, struct rh_database *db,
     copy.user = info;
     struct rh_sched_job *job = rh_sched_load_job(f->sched, &copy);
     struct loading loading = {f, job};
-    enum rh_rc rc = rh_database_tasks(db, row->id, load_task, &loading, err);
+    enum rh_rc rc = rh_fs_mkdirs(info->dir, err); /* gc may have taken it */
+    if (rc == RH_OK)
+        rc = rh_database_tasks(db, row->id, load_task, &loading, err);
     if (rc == RH_OK)
         rc = rh_factory_read_metrics(f, row->id, info, err);
     if (rc == RH_OK)

@@ -18,8 +18,7 @@ struct deletion {
     bool prune;
 };
 
-/* What stays of a finished job: small, and worth reading later. */
-static bool is_keepsake(const char *name)
+bool rh_factory_is_keepsake(const char *name)
 {
     static const char *const kept[] = {"MANIFEST.json", "plan.json", "report.json", "receipt.json",
                                        "digest.json"};
@@ -37,7 +36,7 @@ static enum rh_rc prune_artifact(const char *dir, struct rh_error *err)
     enum rh_rc rc = rh_fs_list(dir, &names, &count, err);
     for (size_t i = 0; i < count && rc == RH_OK; i++) {
         char *path = rh_fs_join(dir, names[i]);
-        if (!is_keepsake(names[i]))
+        if (!rh_factory_is_keepsake(names[i]))
             rc = rh_fs_remove_tree(path, err);
         rh_free(path);
     }
@@ -161,7 +160,9 @@ static bool may_be_needed(const struct rh_sched_job *job, const char *name)
 {
     for (size_t i = 0; i < job->task_count; i++) {
         const struct rh_sched_task *t = job->tasks[i];
-        if (t->state != RH_TASK_DONE && t->worker[0] != '\0' && belongs(t, name))
+        /* What failed for good is evidence. */
+        bool evidence = t->state == RH_TASK_FAILED || t->state == RH_TASK_QUARANTINED;
+        if (t->state != RH_TASK_DONE && (t->worker[0] != '\0' || evidence) && belongs(t, name))
             return true;
     }
     return false;

@@ -231,6 +231,33 @@ static enum MHD_Result get_timeline(struct rh_http_call *call)
     return answer(call, MHD_HTTP_OK, rc, body, &err);
 }
 
+static enum rh_rc gc_options(const struct rh_json *request, struct rh_gc_options *o,
+                             struct rh_error *err)
+{
+    const struct rh_json *dry = rh_json_get(request, "dry_run");
+    *o = (struct rh_gc_options){.retain_bytes = -1, .failed_after_s = -1};
+    if (dry && rh_json_type(dry) != RH_JSON_BOOL)
+        return rh_fail(err, RH_ERR_ARGUMENT, "request body: dry_run must be true or false");
+    o->dry_run = rh_json_bool(dry, false);
+    enum rh_rc rc = optional_int(request, "retain_bytes", &o->retain_bytes, err);
+    return rc == RH_OK ? optional_int(request, "failed_after_s", &o->failed_after_s, err) : rc;
+}
+
+static enum MHD_Result post_gc(struct rh_http_call *call)
+{
+    struct rh_error err = {0};
+    struct rh_gc_options options;
+    struct rh_json *request = NULL;
+    struct rh_json *body = NULL;
+    enum rh_rc rc = parse_body(call, &request, &err);
+    if (rc == RH_OK)
+        rc = gc_options(request, &options, &err);
+    if (rc == RH_OK)
+        rc = rh_factory_gc(call->api->factory, &options, &body, &err);
+    rh_json_free(request);
+    return answer(call, MHD_HTTP_OK, rc, body, &err);
+}
+
 static enum MHD_Result get_workers(struct rh_http_call *call)
 {
     return rh_http_reply_json(call, MHD_HTTP_OK, rh_factory_workers(call->api->factory));
@@ -276,6 +303,7 @@ static const struct route {
     {"GET", "/v1/jobs/{id}/tasks", get_tasks},
     {"GET", "/v1/jobs/{id}/events", get_events},
     {"GET", "/v1/jobs/{id}/recipe", get_recipe},
+    {"POST", "/v1/gc", post_gc},
     {"GET", "/v1/timeline", get_timeline},
     {"GET", "/v1/workers", get_workers},
     {"POST", "/v1/workers/{id}/drain", post_drain},

@@ -11,6 +11,7 @@
 #include "daemon/daemon.h"
 #include "factory/factory.h"
 #include "http_api/http_api.h"
+#include "scheduler/scheduler.h"
 
 /* The orchestrator: one state directory, one loop. */
 
@@ -19,7 +20,9 @@
 #define FILES_NEEDED 512
 
 struct arguments {
-    const char *state, *run, *http, *spawn, *exit_when_idle, *version, *help;
+    const char *state, *run, *http, *spawn, *exit_when_idle, *headroom, *retain, *version, *help;
+    const char *limits[RH_STAGE_COUNT];
+    int limit_count;
 };
 
 struct program {
@@ -74,6 +77,58 @@ static enum rh_rc raise_file_limit(struct rh_error *err)
     return RH_OK;
 }
 
+/* "20G": bytes, with K, M, G or T for powers of 1024. */
+static enum rh_rc read_size(const char *option, const char *text, int64_t *out,
+                            struct rh_error *err)
+{
+    static const char suffixes[] = "KMGT";
+    char *end = NULL;
+    double value = strtod(text, &end);
+    const char *suffix = end != text && *end ? strchr(suffixes, *end) : NULL;
+    for (const char *s = suffixes; suffix && s <= suffix; s++)
+        value *= 1024;
+    if (end == text || (*end && (!suffix || end[1])) || !(value >= 0) || value > 9e15)
+        return rh_fail(err, RH_ERR_ARGUMENT,
+                       "--%s %.40s: a number of bytes is needed, K, M, G or T may follow", option,
+                       text);
+    *out = (int64_t)value;
+    return RH_OK;
+}
+
+/* "download=2" */
+static enum rh_rc read_limit(const char *text, struct rh_sched_config *config, struct rh_error *err)
+{
+    char name[32] = "";
+    enum rh_stage_id stage = RH_STAGE_DOWNLOAD;
+    char *end = NULL;
+    size_t size = strcspn(text, "=");
+    if (size < sizeof name)
+        memcpy(name, text, size);
+    long value = text[size] ? strtol(text + size + 1, &end, 10) : 0;
+    if (!rh_stage_from_name(name, &stage) || !end || *end || value < 1 || value > 1000000)
+        return rh_fail(err, RH_ERR_ARGUMENT,
+                       "--limit %.60s: STAGE=N is needed; the stages are download, calibrate, "
+                       "quantize, pack and publish",
+                       text);
+    config->stage_max[stage] = (int)value;
+    return RH_OK;
+}
+
+static enum rh_rc read_limits(const struct arguments *a, struct rh_factory_options *options,
+                              struct rh_sched_config *config, struct rh_error *err)
+{
+    enum rh_rc rc = RH_OK;
+    *config = rh_sched_defaults;
+    options->sched = config;
+    if (a->headroom)
+        rc = read_size("headroom", a->headroom, &config->headroom, err);
+    if (rc == RH_OK && a->retain)
+        rc = read_size("retain", a->retain, &options->retain_bytes, err);
+    for (int i = 0; i < a->limit_count && rc == RH_OK; i++)
+        rc = read_limit(a->limits[i], config, err);
+    return rc;
+}
+
 static enum rh_rc read_arguments(const struct arguments *a, struct rh_factory_options *options,
                                  struct rh_error *err)
 {
@@ -126,7 +181,10 @@ static enum rh_rc serve(const struct arguments *a, struct rh_error *err)
     struct rh_factory_options options = {0};
     char *bin_dir = rh_program_dir();
     options.bin_dir = bin_dir;
+    struct rh_sched_config config;
     enum rh_rc rc = read_arguments(a, &options, err);
+    if (rc == RH_OK)
+        rc = read_limits(a, &options, &config, err);
     if (rc == RH_OK)
         rc = raise_file_limit(err);
     if (rc == RH_OK) {
@@ -167,6 +225,20 @@ int main(int argc, char **argv)
          .argument = "PORT",
          .value = &a.http,
          .help = "serve the HTTP API on 127.0.0.1 too"},
+        {.name = "limit",
+         .argument = "STAGE=N",
+         .values = a.limits,
+         .value_count = &a.limit_count,
+         .value_max = RH_STAGE_COUNT,
+         .help = "no more than N tasks of the stage at the same time"},
+        {.name = "headroom",
+         .argument = "SIZE",
+         .value = &a.headroom,
+         .help = "bytes that stay free on the disk (default 1G)"},
+        {.name = "retain",
+         .argument = "SIZE",
+         .value = &a.retain,
+         .help = "keep so much of finished jobs for later ones to reuse (default 0)"},
         {.name = "exit-when-idle",
          .value = &a.exit_when_idle,
          .help = "leave when there was a job and none is active any more"},

@@ -31,6 +31,10 @@ RH_MUST_USE enum rh_rc rh_store_commit(const char *sealed_dir, const char *job_d
 /* Sizes (and, when deep, digests) of a sealed directory against its MANIFEST.json; a missing and an
  * extra file are RH_ERR_FORMAT too. */
 RH_MUST_USE enum rh_rc rh_store_check(const char *dir, bool deep, struct rh_error *err);
+/* As rh_store_check(), but the file may_miss (NULL: none) need not be there. *bytes: sum of the
+ * sizes of what is; may be NULL. */
+RH_MUST_USE enum rh_rc rh_store_check_except(const char *dir, bool deep, const char *may_miss,
+                                             uint64_t *bytes, struct rh_error *err);
 /* A sealed directory `to` of the same files: hard links, so it costs no space and lives on when the
  * original goes. To be committed like any other. Files of the manifest that are gone stay gone. */
 RH_MUST_USE enum rh_rc rh_store_clone(const char *artifact, const char *to, struct rh_error *err);

@@ -8,13 +8,15 @@
 #include "ctl/format.h"
 #include "ctl/job_path.h"
 
-/* cancel, pause, resume, retry, priority: one change, several jobs. */
+/* cancel, pause, hold, resume, retry, priority: one change, several jobs. */
 
 #define JOBS_MAX 256
 
 struct change {
     const char *state, *run_dir, *json;
-    struct rh_json *body; /* of the PATCH */
+    const char *from, *task; /* of retry */
+    bool again;              /* retry of a part: a POST */
+    struct rh_json *body;
     const char *jobs[JOBS_MAX];
     int count;
 };
@@ -25,8 +27,8 @@ static enum rh_rc change_one(const struct change *c, struct rh_client *client, c
     enum rh_rc rc = rh_job_path_check(job, err);
     if (rc != RH_OK)
         return rc;
-    char *path = rh_format("/v1/jobs/%s", job);
-    rc = rh_client_call(client, "PATCH", path, c->body, out, err);
+    char *path = rh_format("/v1/jobs/%s%s", job, c->again ? "/retry" : "");
+    rc = rh_client_call(client, c->again ? "POST" : "PATCH", path, c->body, out, err);
     rh_free(path);
     return rc;
 }
@@ -88,24 +90,45 @@ out:
     return code;
 }
 
+static enum rh_rc whole_number(const char *what, const char *text, long *out, struct rh_error *err)
+{
+    char *end = NULL;
+    errno = 0;
+    *out = strtol(text, &end, 10);
+    if (end == text || *end || errno)
+        return rh_fail(err, RH_ERR_ARGUMENT, "%s %.40s: a whole number is needed", what, text);
+    return RH_OK;
+}
+
+/* A part of one job: from a block on, or one task. */
+static enum rh_rc make_part(struct change *c, struct rh_error *err)
+{
+    long value = 0;
+    if ((c->from && c->task) || c->count > 1)
+        return rh_fail(err, RH_ERR_ARGUMENT, "--from or --task, and one job, are possible");
+    enum rh_rc rc =
+        whole_number(c->from ? "--from" : "--task", c->from ? c->from : c->task, &value, err);
+    rh_json_set_int(c->body, c->from ? "from_block" : "task", value);
+    c->again = true;
+    return rc;
+}
+
 static enum rh_rc make_body(const char *verb, struct change *c, struct rh_error *err)
 {
     c->body = rh_json_new_object();
+    if (c->from || c->task)
+        return make_part(c, err);
     if (strcmp(verb, "priority") != 0) {
         bool run = strcmp(verb, "resume") == 0 || strcmp(verb, "retry") == 0;
         rh_json_set_string(c->body, "desired", run ? "run" : verb);
         return RH_OK;
     }
-    char *end = NULL;
-    errno = 0;
-    long value = strtol(c->jobs[0], &end, 10);
-    if (end == c->jobs[0] || *end || errno)
-        return rh_fail(err, RH_ERR_ARGUMENT,
-                       "priority %.40s: a whole number is needed before the jobs", c->jobs[0]);
+    long value = 0;
+    enum rh_rc rc = whole_number("priority", c->jobs[0], &value, err);
     rh_json_set_int(c->body, "priority", value);
     c->count--;
     memmove(c->jobs, c->jobs + 1, (size_t)c->count * sizeof *c->jobs);
-    return RH_OK;
+    return rc;
 }
 
 int rh_command_change(const struct rh_command *command, int argc, char **argv)
@@ -114,7 +137,8 @@ int rh_command_change(const struct rh_command *command, int argc, char **argv)
     const char *help = NULL;
     int code = RH_EXIT_OK;
     int min = strcmp(command->name, "priority") == 0 ? 2 : 1;
-    const struct rh_option options[] = {
+    bool retry = strcmp(command->name, "retry") == 0;
+    const struct rh_option common[] = {
         {.name = "state",
          .argument = "DIR",
          .value = &c.state,
@@ -122,8 +146,21 @@ int rh_command_change(const struct rh_command *command, int argc, char **argv)
         {.name = "run", .argument = "DIR", .value = &c.run_dir, .help = "directory of its sockets"},
         {.name = "json", .value = &c.json, .help = "print the jobs as JSON"},
         {.name = "help", .value = &help, .help = "show this text"},
-        {0},
     };
+    const struct rh_option parts[] = {
+        {.name = "from",
+         .argument = "BLOCK",
+         .value = &c.from,
+         .help = "tune again from this block, or the nearest before it that can be started at"},
+        {.name = "task",
+         .argument = "ID",
+         .value = &c.task,
+         .help = "only this task (show --tasks), when it failed or is quarantined"},
+    };
+    struct rh_option options[sizeof common / sizeof *common + 3] = {{0}};
+    memcpy(options, common, sizeof common);
+    if (retry)
+        memcpy(options + sizeof common / sizeof *common, parts, sizeof parts);
     struct rh_error err;
     if (!rh_command_parse(command, argc, argv, options, c.jobs, min, JOBS_MAX, &c.count, &code))
         return code;

@@ -109,7 +109,9 @@ enum rh_rc rh_follow(struct rh_follow *f, struct rh_json **out, struct rh_error 
             if (!f->events || listener.end_seen || now - ended_at > LAST_EVENTS_NS)
                 break;
         } else if (f->give_up_when_blocked && blocked_since && now - blocked_since > BLOCKED_NS) {
-            rc = rh_fail(err, RH_ERR_NO_SPACE, "%s", text_of(*out, "reason"));
+            bool held = strcmp(text_of(*out, "state"), "held") == 0;
+            rc = rh_fail(err, held ? RH_ERR_INTERNAL : RH_ERR_NO_SPACE, "%s",
+                         text_of(*out, "reason"));
             break;
         }
         rest(f, &sse, wait_ms);

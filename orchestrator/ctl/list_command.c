@@ -51,7 +51,7 @@ int rh_command_list(const struct rh_command *command, int argc, char **argv)
         {.name = "only",
          .argument = "STATE",
          .value = &l.only,
-         .help = "queued, running, blocked, paused, done, failed or cancelled"},
+         .help = "queued, running, blocked, paused, held, done, failed or cancelled"},
         {.name = "state",
          .argument = "DIR",
          .value = &l.state,

@@ -21,10 +21,21 @@ static const struct rh_command commands[] = {
     {"cancel", "JOB...", "Ends jobs; what is done is kept, retry takes them up again.",
      rh_command_change},
     {"pause", "JOB...", "Stops jobs at their last durable block.", rh_command_change},
-    {"resume", "JOB...", "Lets paused jobs go on.", rh_command_change},
-    {"retry", "JOB...", "Takes up failed or cancelled jobs again.", rh_command_change},
+    {"hold", "JOB...", "Lets what runs of jobs end, and starts nothing more of them.",
+     rh_command_change},
+    {"resume", "JOB...", "Lets paused and held jobs go on.", rh_command_change},
+    {"retry", "[--from BLOCK | --task ID] JOB...",
+     "Takes up failed, held or cancelled jobs again; or one task, or all from a block on.",
+     rh_command_change},
     {"priority", "N JOB...", "Sets the priority of jobs; higher goes first.", rh_command_change},
+    {"timeline", "[JOB...]", "What ran when, and how long the tuner had nothing to do.",
+     rh_command_timeline},
     {"workers", "", "The stage daemons at work.", rh_command_workers},
+    {"drain", "WORKER...", "Gives workers nothing new, across restarts too.", rh_command_drain},
+    {"undrain", "WORKER...", "Gives drained workers tasks again.", rh_command_drain},
+    {"doctor", "[--deep] [--fix]", "Checks a state directory, at work or not.", rh_command_doctor},
+    {"gc", "[--dry-run]", "Deletes files of ended jobs that nobody needs.", rh_command_gc},
+    {"backup", "FILE", "Copies the database, also while it is written to.", rh_command_backup},
     {"plan", "MODEL --recipe RECIPE [--set KEY=VALUE]...",
      "What would come out, and what it would take; reads headers only.", rh_command_stage},
     {"verify", "DIR [--source DIR]", "Checks a quantized checkpoint.", rh_command_stage},
@@ -65,7 +76,8 @@ static char *help_text(void)
                    "~/.local/state/roundhouse.\n\n"
                    "Exit codes: 0 done; 1 the job or the check failed; 2 wrong command line or "
                    "recipe;\n3 no orchestrator answers; 4 no such thing; 5 refused in this state; "
-                   "6 not allowed;\n7 timed out; 8 some of several failed; 130 interrupted.\n");
+                   "6 not allowed;\n7 timed out; 8 some of several failed; 9 doctor found "
+                   "problems; 130 interrupted.\n");
     return rh_strbuf_take(&text);
 }
 

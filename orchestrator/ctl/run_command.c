@@ -110,6 +110,8 @@ static enum rh_rc find_or_submit(struct run *r, struct rh_error *err)
                      "job %s in %s writes to the same place with another model or recipe; finish "
                      "it with the command that began it, or remove that directory to start over",
                      id, r->connection.state);
+    } else if (same && strcmp(text_of(old, "state"), "held") == 0) {
+        rc = try_again(r, id, err);
     } else if (same && !ended) {
         r->job = rh_strdup(id);
     } else if (same && done && r->request.output_path && rh_fs_exists(r->request.output_path)) {

@@ -12,7 +12,7 @@
 
 #include "base/fs.h"
 #include "base/mem.h"
-#include "factory/database.h"
+#include "database/database.h"
 
 static void check(enum rh_rc rc, const struct rh_error *err)
 {
