@@ -230,7 +230,9 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     int64_t *reached = rh_alloc_array((size_t)experts, sizeof *reached);
     struct rh_block_report report = {.block = index, .iters = s->options.iters, .experts = experts,
                                      .expert_floor = s->recipe->expert_floor, .tokens = tokens,
-                                     .reached = reached};
+                                     .reached = reached, .backend = rh_backend_name(s->backend),
+                                     .device = is_device(s) ? rh_backend_device(s->backend) : NULL,
+                                     .batch_size = s->options.batch_size};
     rh_session_draw_order(s);
     enum rh_rc rc = take_block(s, index, &block, err);
     if (rc == RH_OK)

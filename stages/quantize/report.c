@@ -41,6 +41,10 @@ struct rh_json *rh_block_report_json(const struct rh_block_report *r)
     struct rh_json *json = rh_json_new_object();
     rh_json_set_int(json, "block", r->block);
     rh_json_set_int(json, "iters", r->iters);
+    rh_json_set(json, "backend", rh_json_new_string(r->backend));
+    if (r->device)
+        rh_json_set(json, "device", rh_json_new_string(r->device));
+    rh_json_set_int(json, "batch_size", r->batch_size);
     set_losses(json, r);
     rh_json_set_int(json, "linears", (int64_t)r->linears);
     rh_json_set(json, "experts", experts_json(r));

@@ -14,10 +14,14 @@ struct rh_block_report {
     int64_t expert_floor;   /* fewer tokens are too few for an expert; 0: none are */
     const int64_t *tokens;  /* [experts]: tokens routed on the source chain */
     const int64_t *reached; /* [experts]: tokens routed in the minibatches */
+    const char *backend;    /* where it was tuned: results differ in the last digits */
+    const char *device;     /* name of the GPU; NULL on a CPU */
+    int64_t batch_size;     /* rows of one forward and backward */
 };
 
 /*
- * report.json: {block, iters, init_loss, best_loss, best_iter, final_loss, linears,
+ * report.json: {block, iters, backend, device, batch_size, init_loss, best_loss, best_iter,
+ * final_loss, linears,
  * experts: {tokens: [...], floor, below_floor: [...], without_tokens, untuned: [...]}}. below_floor
  * lists the experts with fewer tokens than the floor, untuned those that no minibatch reached: they
  * are rounded to nearest. No times: artifacts are the same bytes for the same inputs. With iters = 0

@@ -133,13 +133,8 @@ static enum rh_rc plan_memory(struct rh_session *s, const struct rh_token_rows *
     if (rc != RH_OK)
         return rc;
     s->options.batch_size = s->memory.batch_size;
-    struct rh_json *meta = rh_json_new_object();
-    rh_json_set(meta, "backend", rh_json_new_string(rh_backend_name(s->backend)));
-    if (rh_backend_depth(s->backend) > 1) { /* what may differ between GPUs */
-        rh_json_set(meta, "device", rh_json_new_string(rh_backend_device(s->backend)));
-        rh_json_set_int(meta, "batch_size", s->options.batch_size);
-    }
-    rh_task_set_meta(s->task, meta);
+    if (s->memory.available == 0)
+        return RH_OK; /* nothing was decided */
     char *text = rh_memory_plan_text(&s->memory);
     rh_log(RH_LOG_INFO, "tune.memory", "backend=%s device=\"%s\" plan=\"%s\"",
            rh_backend_name(s->backend), rh_backend_device(s->backend), text);

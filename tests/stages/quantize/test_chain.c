@@ -231,11 +231,12 @@ static void a_report_counts_experts_and_names_the_untuned(void **state)
     const int64_t reached[4] = {9, 0, 0, 3};
     struct rh_block_report report = {.block = 2, .iters = 7, .result = {0.5, 0.25, 6},
                                      .final_loss = 0.375, .linears = 12, .experts = 4,
-                                     .expert_floor = 2,
-                                     .tokens = tokens, .reached = reached};
+                                     .expert_floor = 2, .backend = "cuda", .device = "a GPU",
+                                     .batch_size = 4, .tokens = tokens, .reached = reached};
     struct rh_json *json = rh_block_report_json(&report);
     char *text = rh_json_canonical(json);
-    assert_string_equal(text, "{\"best_iter\":6,\"best_loss\":0.25,\"block\":2,\"experts\":"
+    assert_string_equal(text, "{\"backend\":\"cuda\",\"batch_size\":4,\"best_iter\":6,"
+                              "\"best_loss\":0.25,\"block\":2,\"device\":\"a GPU\",\"experts\":"
                               "{\"below_floor\":[1,3],\"floor\":2,\"tokens\":[5,0,2,1],"
                               "\"untuned\":[1,2],\"without_tokens\":1},"
                               "\"final_loss\":0.375,\"init_loss\":0.5,\"iters\":7,\"linears\":12}");
@@ -249,7 +250,9 @@ static void a_report_counts_experts_and_names_the_untuned(void **state)
     rh_free(text);
     rh_json_free(json);
     report.iters = 0;
+    report.device = NULL;
     json = rh_block_report_json(&report);
+    assert_null(rh_json_get(json, "device"));
     assert_true(rh_json_number(rh_json_get(json, "best_loss"), 0.0) == 0.375);
     rh_json_free(json);
 }
