@@ -306,7 +306,7 @@ __device__ __forceinline__ void store_output(unsigned char *turn, const float o[
 /* Grid: value heads of all sequences. Each warp carries 16 columns of the state as S^T in its
  * registers and needs nothing from the others. */
 template <int D>
-__global__ void __launch_bounds__(2 * D)
+__global__ void __launch_bounds__(2 * D, 1)
     delta_scan(struct rh_delta_rule p, struct rh_delta_memory m)
 {
     RH_SHARED(raw);
