@@ -7,29 +7,32 @@
 #include "metadata.h"
 #include "page.h"
 
+/* Decoded pages that are kept: rows in shuffled order would decode a page for each of its rows. */
+#define HELD_MAX ((uint64_t)256 << 20)
+
 struct group {
     int64_t codec;
-    bool has_dictionary;
+    bool has_dictionary, decoded;
     struct page dictionary;
+    struct strings words; /* of the dictionary */
 };
 
 struct data_page {
     struct page page;
     uint32_t group;
+    bool decoded;
+    struct strings strings; /* may borrow from the group's words */
 };
-
-#define NONE SIZE_MAX
 
 struct rh_parquet {
     struct source source;
     struct column column;
     int64_t rows;
     struct group *groups;
+    size_t group_count;
     struct data_page *pages; /* in the order of the rows */
     size_t page_count, page_capacity;
-    /* What is decoded at the moment. */
-    struct strings dictionary, strings;
-    size_t dictionary_group, strings_page; /* NONE: nothing */
+    uint64_t held, held_max; /* bytes of what is decoded */
 };
 
 /* Names a row group in errors; owned by caller. */
@@ -84,7 +87,7 @@ static enum rh_rc index_group(struct rh_parquet *p, const struct chunk *chunk, u
         page.first_row = p->rows + chunk->rows - left;
         left -= page.values;
         if (page.values > 0)
-            rc = add_page(p, (struct data_page){page, group}, err);
+            rc = add_page(p, (struct data_page){.page = page, .group = group}, err);
     }
     if (rc == RH_OK && left > 0)
         rc = rh_fail(err, RH_ERR_FORMAT, "%s: its pages hold %lld values less than its %lld rows",
@@ -103,8 +106,10 @@ static enum rh_rc index_pages(struct rh_parquet *p, const struct footer *footer,
     if (rc == RH_OK)
         rc = rh_try_alloc((count + 1) * sizeof *p->groups, "row groups", &groups, err);
     p->groups = groups;
-    if (rc == RH_OK)
+    if (rc == RH_OK) {
         memset(p->groups, 0, count * sizeof *p->groups);
+        p->group_count = count;
+    }
     for (size_t g = 0; g < count && rc == RH_OK; g++) {
         char *what = group_name(p, g);
         rc = index_group(p, &chunks[g], (uint32_t)g, what, err);
@@ -117,8 +122,7 @@ static enum rh_rc index_pages(struct rh_parquet *p, const struct footer *footer,
 static enum rh_rc open_source(struct rh_parquet *p, const char *column, struct rh_error *err)
 {
     struct footer footer = {0};
-    p->dictionary_group = NONE;
-    p->strings_page = NONE;
+    p->held_max = HELD_MAX;
     enum rh_rc rc = footer_read(&p->source, &footer, err);
     if (rc == RH_OK)
         rc = column_find(&footer, p->source.path, column, &p->column, err);
@@ -126,6 +130,22 @@ static enum rh_rc open_source(struct rh_parquet *p, const char *column, struct r
         rc = index_pages(p, &footer, err);
     footer_done(&footer);
     return rc;
+}
+
+/* Pages go before the dictionaries that they borrow from. */
+static void forget(struct rh_parquet *p)
+{
+    for (size_t i = 0; i < p->page_count; i++) {
+        if (p->pages[i].decoded)
+            strings_done(&p->pages[i].strings);
+        p->pages[i].decoded = false;
+    }
+    for (size_t g = 0; g < p->group_count; g++) {
+        if (p->groups[g].decoded)
+            strings_done(&p->groups[g].words);
+        p->groups[g].decoded = false;
+    }
+    p->held = 0;
 }
 
 static enum rh_rc hand_over(enum rh_rc rc, struct rh_parquet *p, struct rh_parquet **out)
@@ -158,13 +178,17 @@ void rh_parquet_close(struct rh_parquet *p)
 {
     if (!p)
         return;
-    strings_done(&p->strings);
-    strings_done(&p->dictionary);
+    forget(p);
     source_close(&p->source);
     rh_free(p->column.name);
     rh_free(p->groups);
     rh_free(p->pages);
     rh_free(p);
+}
+
+void rh_parquet_hold(struct rh_parquet *p, uint64_t bytes)
+{
+    p->held_max = bytes;
 }
 
 int64_t rh_parquet_rows(const struct rh_parquet *p)
@@ -191,27 +215,30 @@ static size_t page_of(const struct rh_parquet *p, int64_t row)
     return low;
 }
 
-/* What was decoded before goes first: strings may borrow from the dictionary. */
-static enum rh_rc decode(struct rh_parquet *p, size_t index, struct rh_error *err)
+static enum rh_rc decode_page(struct rh_parquet *p, const struct page *page, int64_t codec,
+                              uint32_t definitions, const struct strings *words, const char *what,
+                              struct strings *out, struct rh_error *err)
 {
-    const struct data_page *d = &p->pages[index];
-    const struct group *g = &p->groups[d->group];
+    p->held += page->full_size + (uint64_t)page->values * sizeof(struct slice);
+    return page_decode(&p->source, page, codec, definitions, words, what, out, err);
+}
+
+static enum rh_rc decode(struct rh_parquet *p, struct data_page *d, struct rh_error *err)
+{
+    struct group *g = &p->groups[d->group];
     char *what = group_name(p, d->group);
     enum rh_rc rc = RH_OK;
-    strings_done(&p->strings);
-    p->strings_page = NONE;
-    if (g->has_dictionary && p->dictionary_group != d->group) {
-        strings_done(&p->dictionary);
-        p->dictionary_group = NONE;
-        rc = page_decode(&p->source, &g->dictionary, g->codec, 0, NULL, what, &p->dictionary, err);
-        if (rc == RH_OK)
-            p->dictionary_group = d->group;
+    if (p->held > p->held_max)
+        forget(p);
+    if (g->has_dictionary && !g->decoded) {
+        rc = decode_page(p, &g->dictionary, g->codec, 0, NULL, what, &g->words, err);
+        g->decoded = rc == RH_OK;
     }
-    if (rc == RH_OK)
-        rc = page_decode(&p->source, &d->page, g->codec, p->column.definitions,
-                         g->has_dictionary ? &p->dictionary : NULL, what, &p->strings, err);
-    if (rc == RH_OK)
-        p->strings_page = index;
+    if (rc == RH_OK) {
+        rc = decode_page(p, &d->page, g->codec, p->column.definitions,
+                         g->has_dictionary ? &g->words : NULL, what, &d->strings, err);
+        d->decoded = rc == RH_OK;
+    }
     rh_free(what);
     return rc;
 }
@@ -220,16 +247,16 @@ enum rh_rc rh_parquet_get(struct rh_parquet *p, int64_t row, const char **text, 
                           struct rh_error *err)
 {
     RH_ASSERT(row >= 0 && row < p->rows);
-    size_t index = page_of(p, row);
-    enum rh_rc rc = p->strings_page == index ? RH_OK : decode(p, index, err);
+    struct data_page *d = &p->pages[page_of(p, row)];
+    enum rh_rc rc = d->decoded ? RH_OK : decode(p, d, err);
     *text = NULL;
     *size = 0;
     if (rc != RH_OK)
         return rc;
-    const struct slice *slice = &p->strings.slices[row - p->pages[index].page.first_row];
+    const struct slice *slice = &d->strings.slices[row - d->page.first_row];
     if (slice->size == NULL_SIZE)
         return RH_OK;
-    *text = (const char *)p->strings.bytes + slice->at;
+    *text = (const char *)d->strings.bytes + slice->at;
     *size = slice->size;
     return RH_OK;
 }

@@ -13,7 +13,7 @@
  * page checksums. Everything else is refused by name. The file is not trusted: every offset, length
  * and count is checked before it is used.
  *
- * Only the places of the pages are kept in memory, with one page and one dictionary.
+ * The places of the pages are kept in memory, and decoded pages up to 256 MiB.
  */
 struct rh_parquet;
 
@@ -26,6 +26,9 @@ RH_MUST_USE enum rh_rc rh_parquet_open_bytes(const void *bytes, size_t size, con
                                              const char *column, struct rh_parquet **out,
                                              struct rh_error *err);
 void rh_parquet_close(struct rh_parquet *p);
+
+/* How many bytes of decoded pages to keep (256 MiB unless told); 0: no more than one page. */
+void rh_parquet_hold(struct rh_parquet *p, uint64_t bytes);
 
 int64_t rh_parquet_rows(const struct rh_parquet *p);
 const char *rh_parquet_column(const struct rh_parquet *p); /* its full name */

@@ -12,6 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct rh_error err;
     if (rh_parquet_open_bytes(data, size, "input", NULL, &p, &err) != RH_OK)
         return 0;
+    if (size % 2 == 1)
+        rh_parquet_hold(p, 4096);
     unsigned sum = 0;
     int64_t rows = rh_parquet_rows(p);
     for (int64_t i = 0; i < rows && i < ROWS_MAX; i++) {
