@@ -19,10 +19,17 @@ struct gradients {
     unsigned char *ds; /* [D, D] gradient of the leaving state, dS^T: value x key */
 };
 
-#define CHUNK_THREADS 256
-/* Warp w has the rows 16 (w mod 4) .. + 15 and half w / 4 of the columns of every product. */
+/* Warp w has the rows 16 (w mod 4) .. + 15 and part w / 4 of the columns of every product. */
 #define STRIP ((int)threadIdx.x / RH_WARP % 4)
-#define HALF ((int)threadIdx.x / RH_WARP / 4)
+#define PART ((int)threadIdx.x / RH_WARP / 4)
+
+template <int D> struct split {
+    static constexpr int parts = D >= 64 ? 4 : 2;
+    static constexpr int warps = 4 * parts;
+    static constexpr int threads = RH_WARP * warps;
+    static constexpr int wide = D / 8 / parts;   /* tiles of 8 columns in a part of [64, D] */
+    static constexpr int narrow = C / 8 / parts; /* and of [64, 64] */
+};
 
 template <int D> struct chunk_shared {
     unsigned char key[RH_TILE_BYTES(C, D)];
@@ -52,21 +59,40 @@ template <int D> struct chunk_shared {
     };
     unsigned char a[RH_TILE_BYTES(C, C)]; /* dP * decay, later diag(beta) dL * decay */
     struct rh_delta_gates gates;
-    double dc[2][C]; /* of the two halves, like the next two */
-    float dbeta[2][C];
-    float leaving[2][C];
+    double dc[split<D>::parts][C]; /* of the parts, like the next two */
+    float dbeta[split<D>::parts][C];
+    float leaving[split<D>::parts][C];
     float column[4][C]; /* column sums, of the four strips */
-    float dot[CHUNK_THREADS / RH_WARP];
+    float dot[split<D>::warps];
 };
 static_assert(sizeof(struct chunk_shared<128>) <= RH_SHARED_MOST,
               "shared memory of delta_chunk_backward");
 
-/* What a thread carries for its rows g and g + 8 of the strip, over its half of the columns. */
-struct rows {
-    double dc[2];
-    float dbeta[2];
-    float leaving[2]; /* e of the formulas */
-};
+/* Onto the sums of row g (or g + 8) of the strip over this part of the columns: one lane a row. */
+template <int D>
+__device__ __forceinline__ void add_gates(struct chunk_shared<D> &x, int half, float dc,
+                                          float dbeta)
+{
+    const int lane = (int)(threadIdx.x % RH_WARP);
+    if (lane % 4 == 0) {
+        const int i = 16 * STRIP + lane / 4 + 8 * half;
+        x.dc[PART][i] += (double)dc;
+        x.dbeta[PART][i] += dbeta;
+    }
+}
+
+template <int D> __device__ __forceinline__ void clear_gates(struct chunk_shared<D> &x)
+{
+    const int lane = (int)(threadIdx.x % RH_WARP);
+    if (lane % 4 == 0) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int i = 16 * STRIP + lane / 4 + 8 * half;
+            x.dc[PART][i] = 0.0;
+            x.dbeta[PART][i] = 0.0F;
+        }
+    }
+}
 
 /* The sum over the four lanes of a row. */
 __device__ __forceinline__ float row_sum(float x)
@@ -75,20 +101,21 @@ __device__ __forceinline__ float row_sum(float x)
     return x + __shfl_xor_sync(RH_FULL, x, 2);
 }
 
-/* Sums over the rows of the strip of this thread's 4 tiles of columns, to or onto column[strip]. */
-template <bool Add>
-__device__ __forceinline__ void column_sums(float (*column)[C], const float sum[4][2])
+/* Sums over the rows of the strip of this thread's tiles of columns, to or onto column[strip]. */
+template <int D, bool Add>
+__device__ __forceinline__ void column_sums(float (*column)[C],
+                                            const float sum[split<D>::narrow][2])
 {
     const int lane = (int)(threadIdx.x % RH_WARP);
 #pragma unroll
-    for (int n = 0; n < 4; n++) {
+    for (int n = 0; n < split<D>::narrow; n++) {
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             float x = sum[n][k];
 #pragma unroll
             for (int step = 4; step < RH_WARP; step *= 2)
                 x += __shfl_xor_sync(RH_FULL, x, step);
-            float *at = &column[STRIP][32 * HALF + 8 * n + 2 * (lane % 4) + k];
+            float *at = &column[STRIP][8 * (split<D>::narrow * PART + n) + 2 * (lane % 4) + k];
             if (lane < 4)
                 *at = Add ? *at + x : x;
         }
@@ -129,97 +156,100 @@ __device__ __forceinline__ void store_tile(unsigned char *tile, int columns, int
 }
 
 template <int D> struct chunk_gradients {
-    float q[D / 16][4], k[D / 16][4];
+    float q[split<D>::wide][4], k[split<D>::wide][4];
 };
 
 /* X = dO S^T: dQ += diag(e^c) X. */
 template <int D>
-__device__ __forceinline__ void through_state(const struct chunk_shared<D> &x,
-                                              struct chunk_gradients<D> *d, struct rows *rows)
+__device__ __forceinline__ void through_state(struct chunk_shared<D> &x,
+                                              struct chunk_gradients<D> *d)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
-    const int first = HALF * (D / 16);
-    float t[D / 16][4];
-    rh_clear<D / 16>(t);
+    const int first = PART * split<D>::wide;
+    float t[split<D>::wide][4];
+    rh_clear<split<D>::wide>(t);
 #pragma unroll
     for (int k = 0; k < D / 8; k += 2) {
         uint32_t a[4];
         rh_load_a<false>(a, x.d_o, D / 8, 2 * STRIP, k);
-        rh_multiply<D / 16, true>(t, a, x.s, D / 8, k, first);
+        rh_multiply<split<D>::wide, true>(t, a, x.s, D / 8, k, first);
     }
     const float e[2] = {x.gates.e[16 * STRIP + g], x.gates.e[16 * STRIP + g + 8]};
     float dot[2];
-    add_rows<D / 16>(d->q, t, e, x.query, D / 8, first, dot);
-    rows->dc[0] += (double)(e[0] * dot[0]);
-    rows->dc[1] += (double)(e[1] * dot[1]);
+    add_rows<split<D>::wide>(d->q, t, e, x.query, D / 8, first, dot);
+    add_gates<D>(x, 0, e[0] * dot[0], 0.0F);
+    add_gates<D>(x, 1, e[1] * dot[1], 0.0F);
 }
 
 /* Y = R dS^T: dK += diag(e^(c_last - c)) Y. */
 template <int D>
-__device__ __forceinline__ void through_leaving(const struct chunk_shared<D> &x,
-                                                struct chunk_gradients<D> *d, struct rows *rows)
+__device__ __forceinline__ void through_leaving(struct chunk_shared<D> &x,
+                                                struct chunk_gradients<D> *d)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
-    const int first = HALF * (D / 16);
-    float t[D / 16][4];
-    rh_clear<D / 16>(t);
+    const int first = PART * split<D>::wide;
+    float t[split<D>::wide][4];
+    rh_clear<split<D>::wide>(t);
 #pragma unroll
     for (int k = 0; k < D / 8; k += 2) {
         uint32_t a[4];
         rh_load_a<true>(a, x.r, RH_CHUNK_BLOCKS, 2 * STRIP, k);
-        rh_multiply<D / 16, true>(t, a, x.ds, D / 8, k, first);
+        rh_multiply<split<D>::wide, true>(t, a, x.ds, D / 8, k, first);
     }
     const float f[2] = {x.gates.f[16 * STRIP + g], x.gates.f[16 * STRIP + g + 8]};
     float dot[2];
-    add_rows<D / 16>(d->k, t, f, x.key, D / 8, first, dot);
+    add_rows<split<D>::wide>(d->k, t, f, x.key, D / 8, first, dot);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        rows->leaving[half] = f[half] * dot[half];
-        rows->dc[half] -= (double)rows->leaving[half];
+        const float e = f[half] * dot[half];
+        add_gates<D>(x, half, -e, 0.0F);
+        if (threadIdx.x % 4 == 0)
+            x.leaving[PART][16 * STRIP + g + 8 * half] = e;
     }
 }
 
 /* a = tril(dO R^T) * decay into its tile, and the sums of a * (Q K^T). */
 template <int D>
-__device__ __forceinline__ void through_scores(struct chunk_shared<D> &x, struct rows *rows)
+__device__ __forceinline__ void through_scores(struct chunk_shared<D> &x)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int t = (int)(threadIdx.x % 4);
-    float dp[4][4];
-    float qk[4][4];
-    rh_clear<4>(dp);
-    rh_clear<4>(qk);
-#pragma unroll
+    float dp[split<D>::narrow][4];
+    float qk[split<D>::narrow][4];
+    rh_clear<split<D>::narrow>(dp);
+    rh_clear<split<D>::narrow>(qk);
+#pragma unroll 2
     for (int k = 0; k < D / 8; k += 2) {
         uint32_t a[4];
         rh_load_a<false>(a, x.d_o, D / 8, 2 * STRIP, k);
-        rh_multiply<4, true>(dp, a, x.r, RH_CHUNK_BLOCKS, k, 4 * HALF);
+        rh_multiply<split<D>::narrow, true>(dp, a, x.r, RH_CHUNK_BLOCKS, k,
+                                            split<D>::narrow * PART);
         rh_load_a<false>(a, x.query, D / 8, 2 * STRIP, k);
-        rh_multiply<4, false>(qk, a, x.key, D / 8, k, 4 * HALF);
+        rh_multiply<split<D>::narrow, false>(qk, a, x.key, D / 8, k, split<D>::narrow * PART);
     }
     float row[2] = {0.0F, 0.0F};
-    float column[4][2] = {};
+    float column[split<D>::narrow][2] = {};
 #pragma unroll
-    for (int n = 0; n < 4; n++) {
+    for (int n = 0; n < split<D>::narrow; n++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int i = 16 * STRIP + g + 8 * half;
             float a[2];
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                const int j = 32 * HALF + 8 * n + 2 * t + k;
+                const int j = 8 * (split<D>::narrow * PART + n) + 2 * t + k;
                 a[k] = j <= i ? dp[n][2 * half + k] * rh_decay(x.gates, i, j) : 0.0F;
                 const float m = a[k] * qk[n][2 * half + k];
                 row[half] += m;
                 column[n][k] += m;
             }
-            rh_store_word(x.a, RH_CHUNK_BLOCKS, 2 * STRIP + half, 4 * HALF + n,
+            rh_store_word(x.a, RH_CHUNK_BLOCKS, 2 * STRIP + half, split<D>::narrow * PART + n,
                           rh_bf16_pair(a[0], a[1]));
         }
     }
-    column_sums<false>(x.column, column);
-    rows->dc[0] += (double)row_sum(row[0]);
-    rows->dc[1] += (double)row_sum(row[1]);
+    column_sums<D, false>(x.column, column);
+    add_gates<D>(x, 0, row_sum(row[0]), 0.0F);
+    add_gates<D>(x, 1, row_sum(row[1]), 0.0F);
 }
 
 /* dQ += a K, dK += a^T Q */
@@ -227,16 +257,16 @@ template <int D>
 __device__ __forceinline__ void apply_scores(const struct chunk_shared<D> &x,
                                              struct chunk_gradients<D> *d)
 {
-    const int first = HALF * (D / 16);
+    const int first = PART * split<D>::wide;
     for (int k = 0; k < 4; k++) { /* a has nothing above its diagonal */
         uint32_t a[4];
         if (k <= STRIP) {
             rh_load_a<false>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<D / 16, true>(d->q, a, x.key, D / 8, 2 * k, first);
+            rh_multiply<split<D>::wide, true>(d->q, a, x.key, D / 8, 2 * k, first);
         }
         if (k >= STRIP) {
             rh_load_a<true>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<D / 16, true>(d->k, a, x.query, D / 8, 2 * k, first);
+            rh_multiply<split<D>::wide, true>(d->k, a, x.query, D / 8, 2 * k, first);
         }
     }
 }
@@ -245,7 +275,7 @@ __device__ __forceinline__ void apply_scores(const struct chunk_shared<D> &x,
 template <int D> __device__ __forceinline__ void state_dot(struct chunk_shared<D> &x)
 {
     float sum = 0.0F;
-    for (int at = (int)threadIdx.x * 4; at < (int)sizeof x.s; at += CHUNK_THREADS * 4) {
+    for (int at = (int)threadIdx.x * 4; at < (int)sizeof x.s; at += split<D>::threads * 4) {
         const uint32_t s = *(const uint32_t *)(x.s + at);
         const uint32_t d = *(const uint32_t *)(x.ds + at);
         sum += rh_bf16_low(s) * rh_bf16_low(d) + rh_bf16_high(s) * rh_bf16_high(d);
@@ -258,22 +288,21 @@ template <int D> __device__ __forceinline__ void state_dot(struct chunk_shared<D
 /* X_v = Lambda^T dR (to its tile): dV = diag(beta) X_v. */
 template <int D>
 __device__ __forceinline__ void through_value(struct chunk_shared<D> &x, const bf16 *v, int64_t ldv,
-                                              bf16 *dv, int64_t lddv, int exist, int size,
-                                              struct rows *rows)
+                                              bf16 *dv, int64_t lddv, int exist, int size)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int t = (int)(threadIdx.x % 4);
-    const int first = HALF * (D / 16);
-    float xv[D / 16][4];
-    rh_clear<D / 16>(xv);
+    const int first = PART * split<D>::wide;
+    float xv[split<D>::wide][4];
+    rh_clear<split<D>::wide>(xv);
     for (int k = STRIP; k < 4; k++) {
         uint32_t a[4];
         rh_load_a<true>(a, x.lambda, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-        rh_multiply<D / 16, false>(xv, a, x.dr, RH_CHUNK_BLOCKS, 2 * k, first);
+        rh_multiply<split<D>::wide, false>(xv, a, x.dr, RH_CHUNK_BLOCKS, 2 * k, first);
     }
     float dot[2] = {0.0F, 0.0F};
 #pragma unroll
-    for (int n = 0; n < D / 16; n++) {
+    for (int n = 0; n < split<D>::wide; n++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int i = 16 * STRIP + g + 8 * half;
@@ -288,39 +317,38 @@ __device__ __forceinline__ void through_value(struct chunk_shared<D> &x, const b
                 rh_bf16_pair(x.gates.beta[i] * a, x.gates.beta[i] * b);
         }
     }
-    rows->dbeta[0] += row_sum(dot[0]);
-    rows->dbeta[1] += row_sum(dot[1]);
-    store_tile<D / 16>(x.xv, D / 8, first, xv);
+    add_gates<D>(x, 0, 0.0F, row_sum(dot[0]));
+    add_gates<D>(x, 1, 0.0F, row_sum(dot[1]));
+    store_tile<split<D>::wide>(x.xv, D / 8, first, xv);
 }
 
 /* dW = -dR S^T, kept in registers until S is free. */
 template <int D>
 __device__ __forceinline__ void gradient_of_w(const struct chunk_shared<D> &x,
-                                              float dw[D / 16][4])
+                                              float dw[split<D>::wide][4])
 {
-    rh_clear<D / 16>(dw);
+    rh_clear<split<D>::wide>(dw);
 #pragma unroll
     for (int k = 0; k < D / 8; k += 2) {
         uint32_t a[4];
         rh_load_a<true>(a, x.dr, RH_CHUNK_BLOCKS, 2 * STRIP, k);
         rh_negate(a);
-        rh_multiply<D / 16, true>(dw, a, x.s, D / 8, k, HALF * (D / 16));
+        rh_multiply<split<D>::wide, true>(dw, a, x.s, D / 8, k, PART * split<D>::wide);
     }
 }
 
 /* X_k = Lambda^T dW (to its tile): dK += diag(beta e^c) X_k. */
 template <int D>
-__device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct chunk_gradients<D> *d,
-                                            struct rows *rows)
+__device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct chunk_gradients<D> *d)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
-    const int first = HALF * (D / 16);
-    float xk[D / 16][4];
-    rh_clear<D / 16>(xk);
+    const int first = PART * split<D>::wide;
+    float xk[split<D>::wide][4];
+    rh_clear<split<D>::wide>(xk);
     for (int k = STRIP; k < 4; k++) {
         uint32_t a[4];
         rh_load_a<true>(a, x.lambda, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-        rh_multiply<D / 16, true>(xk, a, x.second.dw, D / 8, 2 * k, first);
+        rh_multiply<split<D>::wide, true>(xk, a, x.second.dw, D / 8, 2 * k, first);
     }
     float e[2];
     float beta_e[2];
@@ -331,39 +359,37 @@ __device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct ch
         beta_e[half] = x.gates.beta[i] * e[half];
     }
     float dot[2];
-    add_rows<D / 16>(d->k, xk, beta_e, x.key, D / 8, first, dot);
+    add_rows<split<D>::wide>(d->k, xk, beta_e, x.key, D / 8, first, dot);
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        rows->dbeta[half] += e[half] * dot[half];
-        rows->dc[half] += (double)(beta_e[half] * dot[half]);
-    }
-    store_tile<D / 16>(x.second.xk, D / 8, first, xk);
+    for (int half = 0; half < 2; half++)
+        add_gates<D>(x, half, beta_e[half] * dot[half], e[half] * dot[half]);
+    store_tile<split<D>::wide>(x.second.xk, D / 8, first, xk);
 }
 
 /* dL = -tril_-1(X_v U^T + X_k W^T): diag(beta) dL * decay into its tile and the sums with K K^T. */
 template <int D>
-__device__ __forceinline__ void through_lower(struct chunk_shared<D> &x, struct rows *rows)
+__device__ __forceinline__ void through_lower(struct chunk_shared<D> &x)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int t = (int)(threadIdx.x % 4);
-    float dl[4][4];
-    float kk[4][4];
-    rh_clear<4>(dl);
-    rh_clear<4>(kk);
+    float dl[split<D>::narrow][4];
+    float kk[split<D>::narrow][4];
+    rh_clear<split<D>::narrow>(dl);
+    rh_clear<split<D>::narrow>(kk);
 #pragma unroll
     for (int k = 0; k < D / 8; k += 2) {
         uint32_t a[4];
         rh_load_a<false>(a, x.xv, D / 8, 2 * STRIP, k);
-        rh_multiply<4, false>(dl, a, x.third.u, D / 8, k, 4 * HALF);
+        rh_multiply<split<D>::narrow, false>(dl, a, x.third.u, D / 8, k, split<D>::narrow * PART);
         rh_load_a<false>(a, x.second.xk, D / 8, 2 * STRIP, k);
-        rh_multiply<4, false>(dl, a, x.third.w, D / 8, k, 4 * HALF);
+        rh_multiply<split<D>::narrow, false>(dl, a, x.third.w, D / 8, k, split<D>::narrow * PART);
         rh_load_a<false>(a, x.key, D / 8, 2 * STRIP, k);
-        rh_multiply<4, false>(kk, a, x.key, D / 8, k, 4 * HALF);
+        rh_multiply<split<D>::narrow, false>(kk, a, x.key, D / 8, k, split<D>::narrow * PART);
     }
     float row[2] = {0.0F, 0.0F};
-    float column[4][2] = {};
+    float column[split<D>::narrow][2] = {};
 #pragma unroll
-    for (int n = 0; n < 4; n++) {
+    for (int n = 0; n < split<D>::narrow; n++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int i = 16 * STRIP + g + 8 * half;
@@ -371,7 +397,7 @@ __device__ __forceinline__ void through_lower(struct chunk_shared<D> &x, struct 
             float b[2];
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                const int j = 32 * HALF + 8 * n + 2 * t + k;
+                const int j = 8 * (split<D>::narrow * PART + n) + 2 * t + k;
                 const float gamma =
                     j < i ? -dl[n][2 * half + k] * rh_decay(x.gates, i, j) : 0.0F;
                 const float m = gamma * kk[n][2 * half + k];
@@ -379,16 +405,15 @@ __device__ __forceinline__ void through_lower(struct chunk_shared<D> &x, struct 
                 row[half] += m;
                 column[n][k] += beta * m;
             }
-            rh_store_word(x.a, RH_CHUNK_BLOCKS, 2 * STRIP + half, 4 * HALF + n,
+            rh_store_word(x.a, RH_CHUNK_BLOCKS, 2 * STRIP + half, split<D>::narrow * PART + n,
                           rh_bf16_pair(b[0], b[1]));
         }
     }
-    column_sums<true>(x.column, column);
+    column_sums<D, true>(x.column, column);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const float sum = row_sum(row[half]);
-        rows->dbeta[half] += sum;
-        rows->dc[half] += (double)(x.gates.beta[16 * STRIP + g + 8 * half] * sum);
+        add_gates<D>(x, half, x.gates.beta[16 * STRIP + g + 8 * half] * sum, sum);
     }
 }
 
@@ -397,16 +422,16 @@ template <int D>
 __device__ __forceinline__ void apply_lower(const struct chunk_shared<D> &x,
                                             struct chunk_gradients<D> *d)
 {
-    const int first = HALF * (D / 16);
+    const int first = PART * split<D>::wide;
     for (int k = 0; k < 4; k++) {
         uint32_t a[4];
         if (k <= STRIP) {
             rh_load_a<false>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<D / 16, true>(d->k, a, x.key, D / 8, 2 * k, first);
+            rh_multiply<split<D>::wide, true>(d->k, a, x.key, D / 8, 2 * k, first);
         }
         if (k >= STRIP) {
             rh_load_a<true>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<D / 16, true>(d->k, a, x.key, D / 8, 2 * k, first);
+            rh_multiply<split<D>::wide, true>(d->k, a, x.key, D / 8, 2 * k, first);
         }
     }
 }
@@ -422,16 +447,19 @@ __device__ __forceinline__ void store_gates(const struct chunk_shared<D> &x, flo
 #pragma unroll
     for (int k = 0; k < 2; k++) {
         const int i = 2 * lane + k;
-        dc[k] = x.dc[0][i] + x.dc[1][i];
+        dc[k] = 0.0;
+        for (int part = 0; part < split<D>::parts; part++) {
+            dc[k] += x.dc[part][i];
+            leaving += (double)x.leaving[part][i];
+        }
         for (int strip = 0; strip < 4; strip++)
             dc[k] -= (double)x.column[strip][i];
-        leaving += (double)x.leaving[0][i] + (double)x.leaving[1][i];
     }
 #pragma unroll
     for (int step = RH_WARP / 2; step > 0; step /= 2)
         leaving += __shfl_xor_sync(RH_FULL, leaving, step);
     double dot = 0.0;
-    for (int warp = 0; warp < CHUNK_THREADS / RH_WARP; warp++)
+    for (int warp = 0; warp < split<D>::warps; warp++)
         dot += (double)x.dot[warp];
     dc[1] += lane == RH_WARP - 1 ? leaving + (double)x.gates.e[C - 1] * dot : 0.0;
     double sum = dc[0] + dc[1]; /* from here to the end of the chunk */
@@ -447,22 +475,10 @@ __device__ __forceinline__ void store_gates(const struct chunk_shared<D> &x, flo
         const int i = 2 * lane + k;
         if (i < rows) {
             dg[i * ld] = (float)out[k];
-            dbeta[i * ld] = x.dbeta[0][i] + x.dbeta[1][i];
-        }
-    }
-}
-
-__device__ __forceinline__ void publish(double (*dc)[C], float (*dbeta)[C], float (*leaving)[C],
-                                        const struct rows &rows)
-{
-    const int lane = (int)(threadIdx.x % RH_WARP);
-    if (lane % 4 == 0) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int i = 16 * STRIP + lane / 4 + 8 * half;
-            dc[HALF][i] = rows.dc[half];
-            dbeta[HALF][i] = rows.dbeta[half];
-            leaving[HALF][i] = rows.leaving[half];
+            float sum_beta = 0.0F;
+            for (int part = 0; part < split<D>::parts; part++)
+                sum_beta += x.dbeta[part][i];
+            dbeta[i * ld] = sum_beta;
         }
     }
 }
@@ -479,7 +495,7 @@ __device__ __forceinline__ void chunk_head(struct chunk_shared<D> &x, const stru
     const int64_t square = at.tile * (int64_t)RH_TILE_BYTES(D, D);
     const int64_t ldo = p.value_heads * p.value_size;
     const int64_t gates = at.first * p.value_heads + head;
-    struct rows rows = {};
+    clear_gates<D>(x);
     rh_copy_rows<D>(x.d_o, (const bf16 *)p.d_o + at.first * ldo + head * p.value_size, ldo,
                     at.rows, (int)p.value_size);
     rh_copy_tile(x.s, m.s + square, (int)sizeof x.s);
@@ -492,12 +508,12 @@ __device__ __forceinline__ void chunk_head(struct chunk_shared<D> &x, const stru
         rh_make_gates(&x.gates, p.g + gates, p.beta + gates, p.value_heads, at.rows);
     rh_cp_async_wait<1>();
     __syncthreads();
-    through_state<D>(x, d, &rows);
+    through_state<D>(x, d);
     rh_cp_async_wait<0>();
     __syncthreads();
-    through_scores<D>(x, &rows);
+    through_scores<D>(x);
     state_dot<D>(x);
-    through_leaving<D>(x, d, &rows);
+    through_leaving<D>(x, d);
     __syncthreads(); /* a is whole; dO, R and dS are free */
     rh_copy_tile(x.lambda, m.lambda + at.tile * (int64_t)RH_TILE_BYTES(C, C),
                  (int)sizeof x.lambda);
@@ -505,19 +521,18 @@ __device__ __forceinline__ void chunk_head(struct chunk_shared<D> &x, const stru
     rh_copy_tile(x.third.w, m.w + tile, (int)sizeof x.third.w);
     rh_cp_async_commit();
     apply_scores<D>(x, d);
-    float dw[D / 16][4];
+    float dw[split<D>::wide][4];
     gradient_of_w<D>(x, dw);
     __syncthreads(); /* S is free */
-    store_tile<D / 16>(x.second.dw, D / 8, HALF * (D / 16), dw);
+    store_tile<split<D>::wide>(x.second.dw, D / 8, PART * split<D>::wide, dw);
     rh_cp_async_wait<0>();
     __syncthreads();
     through_value<D>(x, (const bf16 *)p.v + at.first * p.ldv + head * p.value_size, p.ldv,
                      (bf16 *)p.dv + at.first * p.lddv + head * p.value_size, p.lddv, at.rows,
-                     (int)p.value_size, &rows);
-    through_key<D>(x, d, &rows);
+                     (int)p.value_size);
+    through_key<D>(x, d);
     __syncthreads();
-    through_lower<D>(x, &rows);
-    publish(x.dc, x.dbeta, x.leaving, rows);
+    through_lower<D>(x);
     __syncthreads();
     apply_lower<D>(x, d);
     if (threadIdx.x < RH_WARP)
@@ -532,11 +547,11 @@ __device__ __forceinline__ void store_rows(bf16 *to, int64_t ld, int rows, int s
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int t = (int)(threadIdx.x % 4);
 #pragma unroll
-    for (int n = 0; n < D / 16; n++) {
+    for (int n = 0; n < split<D>::wide; n++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int i = 16 * STRIP + g + 8 * half;
-            const int column = HALF * (D / 2) + 8 * n + 2 * t;
+            const int column = 8 * (PART * split<D>::wide + n) + 2 * t;
             if (i < rows && column < size)
                 *(uint32_t *)(to + i * ld + column) =
                     rh_bf16_pair(x[n][2 * half], x[n][2 * half + 1]);
@@ -546,7 +561,7 @@ __device__ __forceinline__ void store_rows(bf16 *to, int64_t ld, int rows, int s
 
 /* Grid: chunks, key heads, sequences. */
 template <int D>
-__global__ void __launch_bounds__(CHUNK_THREADS)
+__global__ void __launch_bounds__(split<D>::threads, 1)
     delta_chunk_backward(struct rh_delta_rule p, struct rh_delta_memory m, struct gradients out)
 {
     RH_SHARED(raw);
@@ -555,8 +570,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
     const int64_t group = p.value_heads / p.key_heads;
     const int64_t ldk = p.key_heads * p.key_size;
     struct chunk_gradients<D> d;
-    rh_clear<D / 16>(d.q);
-    rh_clear<D / 16>(d.k);
+    rh_clear<split<D>::wide>(d.q);
+    rh_clear<split<D>::wide>(d.k);
     struct rh_delta_place at = rh_delta_at(p, m.chunks, blockIdx.z, key_head * group, blockIdx.x);
     const int64_t keys = (at.first * p.key_heads + key_head) * p.key_size;
     rh_copy_rows<D>(x.key, (const bf16 *)p.k + keys, ldk, at.rows, (int)p.key_size);

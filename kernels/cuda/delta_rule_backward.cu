@@ -141,8 +141,8 @@ void backward(struct rh_backend *b, const struct rh_delta_rule *p,
                   "shared memory of delta_chunk_backward");
     RH_LAUNCH((delta_scan_backward<D>), heads, 2 * D, scan_bytes, rh_cuda_stream(b), *p, *m, out);
     rh_cuda_check(b, cudaGetLastError(), "delta_scan_backward");
-    RH_LAUNCH((delta_chunk_backward<D>), chunks, CHUNK_THREADS, chunk_bytes, rh_cuda_stream(b), *p,
-              *m, out);
+    RH_LAUNCH((delta_chunk_backward<D>), chunks, split<D>::threads, chunk_bytes, rh_cuda_stream(b),
+              *p, *m, out);
     rh_cuda_check(b, cudaGetLastError(), "delta_chunk_backward");
 }
 
