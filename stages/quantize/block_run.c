@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "session.h"
 #include "tuning/block_file.h"
@@ -162,15 +163,27 @@ static enum rh_rc finish_writing(struct rh_session *s, struct rh_error *err)
     return rc == RH_OK ? rc : rh_error_prefix(err, "files of block %lld", (long long)index);
 }
 
+/* Memory for a copy of the chains, where the host has that much; else files are written before the
+ * next block begins. */
+static bool has_snapshot(struct rh_session *s)
+{
+    const struct rh_chain *c = &s->chain;
+    struct rh_error err;
+    if (!is_device(s) || s->memory.chains_on_host)
+        return false;
+    if (!s->snapshot.fp && !s->without_snapshot &&
+        rh_chain_new(s->backend, true, c->samples, c->seq, c->hidden, &s->snapshot, &err) !=
+            RH_OK) {
+        rh_log(RH_LOG_WARN, "tune.memory", "%s; files are written between blocks", err.message);
+        s->without_snapshot = true;
+    }
+    return !s->without_snapshot;
+}
+
 /* A copy of the chains that the next block leaves alone. */
 static enum rh_rc take_snapshot(struct rh_session *s, struct rh_error *err)
 {
     const struct rh_chain *c = &s->chain;
-    enum rh_rc rc = RH_OK;
-    if (!s->snapshot.fp)
-        rc = rh_chain_new(s->backend, true, c->samples, c->seq, c->hidden, &s->snapshot, err);
-    if (rc != RH_OK)
-        return rc;
     rh_backend_copy(s->backend, s->snapshot.fp, c->fp, rh_chain_bytes(c));
     rh_backend_copy(s->backend, s->snapshot.quant, c->quant, rh_chain_bytes(c));
     return rh_backend_sync(s->backend, err);
@@ -182,7 +195,7 @@ static enum rh_rc hand_in(struct rh_session *s, const struct rh_tuner *tuner,
                           struct rh_error *err)
 {
     struct rh_writing *w = &s->writing;
-    bool behind = is_device(s) && !s->memory.chains_on_host;
+    bool behind = has_snapshot(s);
     w->report = *report;
     w->started = started;
     w->chain = behind ? &s->snapshot : &s->chain;

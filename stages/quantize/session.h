@@ -37,6 +37,7 @@ struct rh_session {
     struct rh_memory_plan memory;
     struct rh_chain chain;
     struct rh_chain snapshot; /* on the host, of the last block; only beside a device */
+    bool without_snapshot;    /* the host has no memory for it */
     struct rh_tune_options options;
     struct rh_minibatch *sampler;
     int64_t *order; /* [iters, rows] of the block at hand */
