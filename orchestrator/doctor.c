@@ -281,11 +281,15 @@ static enum rh_rc check_events(struct visit *v, struct rh_error *err)
 static void check_room(struct visit *v)
 {
     uint64_t bytes = 0;
-    if (rh_fs_free_bytes(v->state_dir, &bytes, NULL) != RH_OK || v->options->headroom <= 0 ||
-        bytes >= (uint64_t)v->options->headroom)
+    uint64_t disk = 0;
+    if (rh_fs_free_bytes(v->state_dir, &bytes, NULL) != RH_OK ||
+        rh_fs_disk_bytes(v->state_dir, &disk, NULL) != RH_OK)
+        return;
+    int64_t headroom = rh_sched_headroom_for(disk);
+    if (bytes >= (uint64_t)headroom)
         return;
     char *text = rh_format("%llu bytes are free, %lld are to stay free", (unsigned long long)bytes,
-                           (long long)v->options->headroom);
+                           (long long)headroom);
     complain(v, "warning", NULL, v->state_dir, text, "roundhouse gc, or make room otherwise",
              false);
     rh_free(text);

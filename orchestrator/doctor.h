@@ -29,7 +29,6 @@
  */
 struct rh_doctor_options {
     bool deep, fix;
-    int64_t headroom; /* bytes that should be free */
     /* Told before each artifact; may be NULL. */
     void (*progress)(void *arg, const char *path, int64_t done, int64_t total);
     void *arg;

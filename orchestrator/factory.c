@@ -240,6 +240,8 @@ static void look_at_disk(struct rh_factory *f)
     uint64_t bytes = 0;
     bool known = rh_fs_free_bytes(f->state_dir, &bytes, NULL) == RH_OK && bytes < INT64_MAX;
     rh_sched_space(f->sched, known ? (int64_t)bytes : -1);
+    if (f->config.headroom < 0 && rh_fs_disk_bytes(f->state_dir, &bytes, NULL) == RH_OK)
+        rh_sched_set_headroom(f->sched, rh_sched_headroom_for(bytes));
 }
 
 static void on_tick(uv_timer_t *timer)

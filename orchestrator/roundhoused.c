@@ -119,6 +119,7 @@ static enum rh_rc read_limits(const struct arguments *a, struct rh_factory_optio
 {
     enum rh_rc rc = RH_OK;
     *config = rh_sched_defaults;
+    config->headroom = -1; /* follows the size of the disk */
     options->sched = config;
     if (a->headroom)
         rc = read_size("headroom", a->headroom, &config->headroom, err);
@@ -234,7 +235,7 @@ int main(int argc, char **argv)
         {.name = "headroom",
          .argument = "SIZE",
          .value = &a.headroom,
-         .help = "bytes that stay free on the disk (default 1G)"},
+         .help = "bytes that stay free on the disk (default a twentieth, at most 1G)"},
         {.name = "retain",
          .argument = "SIZE",
          .value = &a.retain,

@@ -351,7 +351,8 @@ void rh_sched_tick(struct rh_sched *s, int64_t now)
     for (size_t j = 0; j < s->job_count; j++) {
         struct rh_sched_job *job = s->jobs[j];
         /* Parked before it had a plan: there is nothing to set aside for. */
-        if (job->state == RH_JOB_BLOCKED && now >= job->blocked_until && !job->graph)
+        if (job->state == RH_JOB_BLOCKED && now >= job->blocked_until && !job->graph &&
+            !rh_sched_short_of_space(s, RH_STAGE_DOWNLOAD))
             rh_sched_job_state(s, job, RH_JOB_RUNNING, NULL);
         for (size_t i = 0; i < job->task_count; i++) {
             if (job->tasks[i]->state == RH_TASK_LEASED)

@@ -11,6 +11,18 @@ void rh_sched_space(struct rh_sched *s, int64_t free_bytes)
     s->space = free_bytes;
 }
 
+void rh_sched_set_headroom(struct rh_sched *s, int64_t bytes)
+{
+    s->config.headroom = bytes;
+}
+
+int64_t rh_sched_headroom_for(uint64_t disk_bytes)
+{
+    uint64_t share = disk_bytes / 20;
+    return share < (uint64_t)rh_sched_defaults.headroom ? (int64_t)share
+                                                        : rh_sched_defaults.headroom;
+}
+
 static bool is_done(const struct rh_sched_job *job, enum rh_op_id op, int64_t index)
 {
     const struct rh_sched_task *task = rh_sched_task_of(job, op, index);
@@ -70,12 +82,11 @@ char *rh_sched_shortage(const struct rh_sched *s, const struct rh_sched_job *job
 {
     if (s->space < 0)
         return rh_format("%s; it is tried again by itself", why);
-    return rh_format(
-        "%s: %lld bytes are still to be written; %lld are free, of which %lld are "
-        "promised to other jobs and %lld stay free; it goes on by itself when there is "
-        "room",
-        why, (long long)rh_sched_unwritten(job), (long long)s->space, (long long)promised(s, job),
-        (long long)s->config.headroom);
+    return rh_format("%s: %lld bytes are still to be written; %lld are free, of which %lld are "
+                     "promised to other jobs and %lld stay free; make room, and it goes on by "
+                     "itself",
+                     why, (long long)rh_sched_unwritten(job), (long long)s->space,
+                     (long long)promised(s, job), (long long)s->config.headroom);
 }
 
 static bool fits(const struct rh_sched *s, const struct rh_sched_job *job)
@@ -94,6 +105,20 @@ static void refresh_reason(const struct rh_sched *s, struct rh_sched_job *job)
     job->reason = reason;
 }
 
+/* Without a plan nobody knows what a job will write: it waits as long as nothing may come in. */
+static void wait_without_plan(struct rh_sched *s, struct rh_sched_job *job)
+{
+    if (!rh_sched_short_of_space(s, RH_STAGE_DOWNLOAD))
+        return;
+    if (job->state == RH_JOB_BLOCKED) {
+        refresh_reason(s, job);
+    } else if (rh_sched_live_tasks(job) == 0) {
+        char *reason = rh_sched_shortage(s, job, RH_NO_ROOM);
+        rh_sched_job_state(s, job, RH_JOB_BLOCKED, reason);
+        rh_free(reason);
+    }
+}
+
 static void reserve(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
 {
     bool waits = job->state == RH_JOB_BLOCKED;
@@ -101,6 +126,8 @@ static void reserve(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
         job->reserved = false;
         return;
     }
+    if (!job->graph)
+        wait_without_plan(s, job);
     if (!job->graph || job->reserved || (waits && now < job->blocked_until))
         return;
     job->reserved = fits(s, job);

@@ -135,7 +135,8 @@ struct rh_sched_config {
     int64_t retry_ms;   /* first back-off; doubles up to retry_max_ms */
     int64_t retry_max_ms;
     int64_t blame_ms;              /* how long a crash counts against its worker */
-    int64_t headroom;              /* bytes that must stay free on the disk */
+    int64_t headroom;              /* bytes that must stay free on the disk; below 0: the factory asks
+                                    * rh_sched_headroom_for() */
     int attempts_max;              /* transient failures in a row */
     int crashes_max;               /* workers lost in a row before a task is quarantined */
     int stage_max[RH_STAGE_COUNT]; /* leases of a stage at the same time; 0: as workers have slots
@@ -273,6 +274,10 @@ RH_MUST_USE enum rh_rc rh_sched_rewind(struct rh_sched *s, int64_t now, struct r
  * nothing is held back. A job starts to download once all that it will still write fits beside what
  * is promised to others. */
 void rh_sched_space(struct rh_sched *s, int64_t free_bytes);
+/* Changes config.headroom. */
+void rh_sched_set_headroom(struct rh_sched *s, int64_t bytes);
+/* What should stay free on a disk of that size: a twentieth, at most 1 GiB. */
+int64_t rh_sched_headroom_for(uint64_t disk_bytes);
 /* Bytes that the job has still to write, by its plan; 0 before it has one. */
 int64_t rh_sched_unwritten(const struct rh_sched_job *job);
 

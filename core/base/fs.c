@@ -37,6 +37,15 @@ enum rh_rc rh_fs_size(const char *path, uint64_t *out, struct rh_error *err)
     return RH_OK;
 }
 
+enum rh_rc rh_fs_disk_bytes(const char *path, uint64_t *out, struct rh_error *err)
+{
+    struct statvfs st;
+    if (statvfs(path, &st) != 0)
+        return rh_fail_errno(err, errno, "could not ask for the size of the disk at %s", path);
+    *out = (uint64_t)st.f_blocks * (uint64_t)st.f_frsize;
+    return RH_OK;
+}
+
 enum rh_rc rh_fs_free_bytes(const char *path, uint64_t *out, struct rh_error *err)
 {
     struct statvfs st;

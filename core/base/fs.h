@@ -33,6 +33,8 @@ bool rh_fs_exists(const char *path);
 bool rh_fs_is_dir(const char *path);
 RH_MUST_USE enum rh_rc rh_fs_size(const char *path, uint64_t *out, struct rh_error *err);
 RH_MUST_USE enum rh_rc rh_fs_free_bytes(const char *path, uint64_t *out, struct rh_error *err);
+/* Size of the file system that holds the path. */
+RH_MUST_USE enum rh_rc rh_fs_disk_bytes(const char *path, uint64_t *out, struct rh_error *err);
 /* Names in a directory, sorted by byte value, without "." and ".."; free with rh_fs_list_free(). */
 RH_MUST_USE enum rh_rc rh_fs_list(const char *path, char ***out_names, size_t *out_count,
                                   struct rh_error *err);

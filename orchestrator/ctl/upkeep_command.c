@@ -84,8 +84,7 @@ int rh_command_doctor(const struct rh_command *command, int argc, char **argv)
         return code;
     struct rh_error err;
     struct rh_json *report = NULL;
-    const struct rh_doctor_options doctor = {
-        .deep = deep != NULL, .fix = fix != NULL, .headroom = INT64_C(1) << 30};
+    const struct rh_doctor_options doctor = {.deep = deep != NULL, .fix = fix != NULL};
     char *dir = rh_place_state(state);
     if (rh_doctor(dir, &doctor, &report, &err) != RH_OK) {
         code = rh_command_fail(&err);

@@ -466,9 +466,44 @@ static void below_the_headroom_nothing_new_comes_in(void **state)
     bench_teardown(&b);
 }
 
+static void a_job_without_a_plan_says_what_it_waits_for(void **state)
+{
+    (void)state;
+    struct bench b = {.now = 1000};
+    struct rh_sched_config config = roomy();
+    b.s = rh_sched_new(&config);
+    rh_sched_space(b.s, 50);
+    b.job = bench_submit(&b, "J1", 0, 1, 0);
+    bench_hello(&b, "d", RH_STAGE_DOWNLOAD, 2, 1);
+    rh_sched_dispatch(b.s, b.now);
+    bench_take(&b);
+    assert_int_equal(b.job->state, RH_JOB_BLOCKED);
+    assert_non_null(strstr(b.job->reason, "50 are free"));
+    assert_non_null(strstr(b.job->reason, "100 stay free; make room"));
+    rh_sched_tick(b.s, b.now); /* no flapping while nothing has changed */
+    assert_int_equal(b.job->state, RH_JOB_BLOCKED);
+    rh_sched_space(b.s, 1000);
+    rh_sched_tick(b.s, b.now);
+    rh_sched_dispatch(b.s, b.now);
+    bench_take(&b);
+    assert_int_equal(b.job->state, RH_JOB_RUNNING);
+    assert_int_equal(bench_task(&b, RH_OP_PLAN, 0)->state, RH_TASK_LEASED);
+    bench_teardown(&b);
+}
+
+static void what_stays_free_follows_the_disk(void **state)
+{
+    (void)state;
+    assert_int_equal(rh_sched_headroom_for(UINT64_C(20) << 30), INT64_C(1) << 30);
+    assert_int_equal(rh_sched_headroom_for(UINT64_MAX), INT64_C(1) << 30);
+    assert_int_equal(rh_sched_headroom_for(3000000), 150000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_job_without_a_plan_says_what_it_waits_for),
+        cmocka_unit_test(what_stays_free_follows_the_disk),
         cmocka_unit_test(a_task_that_crashed_goes_to_another_worker),
         cmocka_unit_test(a_worker_on_which_two_tasks_crash_is_drained_and_they_are_not_blamed),
         cmocka_unit_test(resuming_a_held_job_takes_up_its_quarantined_task),
