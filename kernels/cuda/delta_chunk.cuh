@@ -36,6 +36,7 @@ struct rh_delta_memory {
 
 /* Sizes are compiled for D = 32, 64 and 128; 0 when the op's heads are larger. */
 int rh_delta_padded(const struct rh_delta_rule *p);
+#define RH_DELTA_REFUSED "delta rule of heads above 128, or of sizes that are no multiples of 8"
 /* Carves `memory` (NULL: only counts) and returns the bytes. */
 size_t rh_delta_carve(const struct rh_delta_rule *p, bool keep, void *memory,
                       struct rh_delta_memory *out);

@@ -465,6 +465,6 @@ void rh_cuda_delta_rule(struct rh_backend *b, const struct rh_delta_rule *p)
     case 32: forward<32>(b, p, &m); break;
     case 64: forward<64>(b, p, &m); break;
     case 128: forward<128>(b, p, &m); break;
-    default: rh_cuda_check(b, cudaErrorInvalidValue, "delta rule of heads above 128 or odd sizes");
+    default: rh_cuda_check(b, cudaErrorInvalidValue, RH_DELTA_REFUSED);
     }
 }

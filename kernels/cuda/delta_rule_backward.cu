@@ -156,6 +156,6 @@ void rh_cuda_delta_rule_backward(struct rh_backend *b, const struct rh_delta_rul
     case 32: backward<32>(b, p, &m); break;
     case 64: backward<64>(b, p, &m); break;
     case 128: backward<128>(b, p, &m); break;
-    default: rh_cuda_check(b, cudaErrorInvalidValue, "delta rule of heads above 128 or odd sizes");
+    default: rh_cuda_check(b, cudaErrorInvalidValue, RH_DELTA_REFUSED);
     }
 }
