@@ -61,7 +61,7 @@ def measure(command, cores, environment):
     peak, done = [0], threading.Event()
 
     def watch():
-        while not done.wait(0.05):
+        while not done.wait(0.2):
             peak[0] = max(peak[0], resident(process.pid))
 
     watcher = threading.Thread(target=watch)
