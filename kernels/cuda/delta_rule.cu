@@ -303,6 +303,26 @@ __device__ __forceinline__ void store_output(unsigned char *turn, const float o[
     }
 }
 
+/* S^T <- e^c_last S^T + (diag(e^(c_last - c)) R)^T K, the 16 value columns of this warp. */
+template <int D>
+__device__ __forceinline__ void carry_state(const struct scan_stage<D> &x, float s[D / 8][4],
+                                            float r[8][4])
+{
+    const float leaving = x.gate[C - 1];
+    rh_scale_columns(r, x.gate + C);
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            s[n][k] *= leaving;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        uint32_t a[4];
+        rh_pack_a(a, r[2 * k], r[2 * k + 1]);
+        rh_multiply<D / 8, true>(s, a, x.key, D / 8, 2 * k, 0);
+    }
+}
+
 /* Grid: value heads of all sequences. Each warp carries 16 columns of the state as S^T in its
  * registers and needs nothing from the others. */
 template <int D>
@@ -368,19 +388,7 @@ __global__ void __launch_bounds__(2 * D, 1)
         store_output(turn, o,
                      (bf16 *)p.o + at.first * ldo + head * p.value_size + column, ldo, at.rows,
                      (int)p.value_size - column);
-        const float leaving = x.gate[C - 1];
-        rh_scale_columns(r, x.gate + C);
-#pragma unroll
-        for (int n = 0; n < D / 8; n++)
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                s[n][k] *= leaving;
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            uint32_t a[4];
-            rh_pack_a(a, r[2 * k], r[2 * k + 1]);
-            rh_multiply<D / 8, true>(s, a, x.key, D / 8, 2 * k, 0);
-        }
+        carry_state<D>(x, s, r);
         __syncthreads(); /* the next turn loads into this stage */
     }
 }
