@@ -100,7 +100,6 @@ const struct rh_op_shape rh_op_shapes_true[] = {
     {"expert_matmul", {RH_TN, 256, 262144, 2048, 512}},
     {"attention", {8, 4096, 16, 2, 256}},
     {"delta_rule", {8, 4096, 16, 32, 128, 128}},
-    {"delta_rule", {512, 64, 16, 32, 128, 128}}, /* the same without a scan */
     {"rms_norm", {32768, 2048, 1}},
     {"head_norm", {32768, 4096, 16, 256, 64, 256}},
     {"head_norm", {32768, 4096, 2, 256, 64, 0}},
