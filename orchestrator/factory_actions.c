@@ -147,6 +147,7 @@ static void revoke(struct rh_factory *f, const struct rh_peer_entry *to, const s
     m.epoch = a->epoch;
     m.grace_ms = (uint32_t)f->config.grace_ms;
     m.reason = lend(a->text);
+    m.exit_ms = a->keep ? 2 * m.grace_ms : 0;
     rh_factory_send(f, &to->peer, RH_KIND_CANCEL, &m.base);
 }
 

@@ -121,6 +121,7 @@ void rh_sched_cancel_lease(struct rh_sched *s, int64_t now, struct rh_sched_task
 {
     task->revoke_at = now + s->config.grace_ms;
     rh_sched_revoke(s, task->worker, task->id, task->epoch, why);
+    s->queue[s->queue_count - 1].keep = task->stalled;
 }
 
 /* -- Running out ------------------------------------------------------------------------------ */

@@ -189,7 +189,7 @@ enum rh_action_kind {
     RH_ACT_WELCOME, /* worker; `held` with keep flags */
     RH_ACT_ASSIGN,  /* worker, task, epoch */
     RH_ACT_ACK,     /* worker, task_id, epoch, verdict; block >= 0 for a checkpoint */
-    RH_ACT_REVOKE,  /* worker, task_id, epoch, text: stop working on it */
+    RH_ACT_REVOKE,  /* worker, task_id, epoch, text: stop working on it; `keep`: it is stuck */
     RH_ACT_COMMIT, /* task, epoch, block (-1: the task's only artifact), data: facts to give back */
     RH_ACT_SAVE_WORKER,   /* worker, drained (in `keep`), text: why */
     RH_ACT_KILL,          /* worker, pid: it holds on to a task that was revoked; text: why */

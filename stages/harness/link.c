@@ -22,6 +22,8 @@
 /* A drain waits so long for short tasks, and so long for the last acknowledgements. */
 #define DRAIN_MS 15000
 #define ACK_MS   3000
+/* As sysexits.h has it: try again. */
+#define STUCK_EXIT 75
 
 int64_t rh_link_now(void)
 {
@@ -217,10 +219,24 @@ static void look_after_drain(struct rh_link *link, int64_t now)
         stop_loop(link);
 }
 
+/* A thread can only be ended with its process, and the process is of no use as long as a thread of
+ * it hangs. Whoever started it starts it again; what is durable is durable. */
+static void leave_when_stuck(const struct rh_link *link, int64_t now)
+{
+    for (const struct rh_task *t = link->tasks; t; t = t->next) {
+        if (t->joined || t->stop_by == 0 || now < t->stop_by)
+            continue;
+        rh_log(RH_LOG_ERROR, "worker.stuck", "job=%s op=%s index=%lld why=\"its thread hangs\"",
+               t->job, t->op->op, (long long)t->index);
+        _exit(STUCK_EXIT);
+    }
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct rh_link *link = timer->data;
     int64_t now = rh_link_now();
+    leave_when_stuck(link, now);
     rh_link_deliver(link, now);
     if (!link->welcomed) {
         if (!link->refused && now - link->hello_at >= HELLO_AGAIN_MS)

@@ -375,6 +375,8 @@ void rh_link_message(void *arg, const struct rh_peer *peer, const struct rh_mess
         struct rh_task *t = find(link, c->task, c->epoch);
         if (t)
             atomic_store(&t->cancelled, true);
+        if (t && c->exit_ms > 0 && t->stop_by == 0)
+            t->stop_by = rh_link_now() + c->exit_ms;
         break;
     }
     case RH_KIND_DRAIN:

@@ -53,6 +53,7 @@ struct rh_task {
     /* Control loop only. */
     pthread_t thread;
     int64_t started_at;
+    int64_t stop_by; /* not stopped by then: its thread hangs; 0: no such time */
     int64_t result_sent_at; /* 0: not yet */
     int result_tries;
     bool joined;

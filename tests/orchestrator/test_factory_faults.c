@@ -258,6 +258,42 @@ static void a_daemon_works_on_while_the_orchestrator_is_away(void **state)
     rh_free(id);
 }
 
+static bool has_left(struct house *h, void *arg)
+{
+    siginfo_t info = {0};
+    (void)h;
+    assert_int_equal(waitid(P_PID, (id_t) * (pid_t *)arg, &info, WEXITED | WNOHANG | WNOWAIT), 0);
+    return info.si_pid != 0;
+}
+
+/* Nobody kills a daemon that was started by hand; it sees for itself that it is of no use. */
+static void a_daemon_whose_thread_hangs_leaves_by_itself(void **state)
+{
+    struct house *h = *state;
+    pid_t pids[5];
+    int status = 0;
+    for (int i = 0; i < RH_STAGE_COUNT; i++)
+        h->sched.stall_ms[i] = 1500;
+    h->sched.grace_ms = 500;
+    h->options.spawn = false;
+    house_mark(h, "hang-tune");
+    house_open(h);
+    start_daemons(h, pids);
+    char *id = house_submit(h, "out");
+    house_wait(h, has_left, &pids[2], 30);
+    assert_int_equal(waitpid(pids[2], &status, 0), pids[2]);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 75);
+    assert_int_equal(house_count(h, id, "task.stalled", "tune"), 1);
+    for (int i = 0; i < 5; i++) {
+        if (i == 2)
+            continue;
+        assert_int_equal(kill(pids[i], SIGKILL), 0);
+        assert_int_equal(waitpid(pids[i], NULL, 0), pids[i]);
+    }
+    rh_free(id);
+}
+
 static bool five_joined(struct house *h, void *arg)
 {
     (void)arg;
@@ -483,6 +519,7 @@ int main(void)
         TEST(a_restart_goes_on_at_the_block_it_was_at),
         TEST(a_kill_around_any_commit_is_healed_by_the_next_start),
         TEST(a_daemon_works_on_while_the_orchestrator_is_away),
+        TEST(a_daemon_whose_thread_hangs_leaves_by_itself),
         TEST(a_second_request_to_stop_does_not_wait_for_a_frozen_stage),
         TEST(a_second_factory_on_the_directory_names_the_first),
         TEST(a_run_directory_too_long_for_sockets_is_one_clear_error),
