@@ -26,6 +26,7 @@ int rh_command_drain(const struct rh_command *command, int argc, char **argv); /
 int rh_command_timeline(const struct rh_command *command, int argc, char **argv);
 int rh_command_doctor(const struct rh_command *command, int argc, char **argv);
 int rh_command_backup(const struct rh_command *command, int argc, char **argv);
+int rh_command_export(const struct rh_command *command, int argc, char **argv);
 int rh_command_gc(const struct rh_command *command, int argc, char **argv);
 int rh_command_workers(const struct rh_command *command, int argc, char **argv);
 int rh_command_stage(const struct rh_command *command, int argc, char **argv); /* by its name */

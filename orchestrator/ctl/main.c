@@ -35,6 +35,8 @@ static const struct rh_command commands[] = {
     {"undrain", "WORKER...", "Gives drained workers tasks again.", rh_command_drain},
     {"doctor", "[--deep] [--fix]", "Checks a state directory, at work or not.", rh_command_doctor},
     {"gc", "[--dry-run]", "Deletes files of ended jobs that nobody needs.", rh_command_gc},
+    {"export", "JOB [--output FILE]", "What a bug report needs of a job, in one tar file.",
+     rh_command_export},
     {"backup", "FILE", "Copies the database, also while it is written to.", rh_command_backup},
     {"plan", "MODEL --recipe RECIPE [--set KEY=VALUE]...",
      "What would come out, and what it would take; reads headers only.", rh_command_stage},
