@@ -82,6 +82,15 @@ static void wrong_command_lines_end_with_2(void **state)
            2, "high");
     refuse(ARGS("show", "x", "--tasks", "--events"), 2, "--tasks");
     refuse(ARGS("priority", "high", "x", "--state", "/tmp"), 2, "high");
+    refuse(ARGS("retry", "--from", "soon", "x", "--state", "/tmp"), 2, "soon");
+    refuse(ARGS("retry", "--from", "1", "--task", "2", "x", "--state", "/tmp"), 2, "--from or");
+    refuse(ARGS("retry", "--task", "2", "x", "y", "--state", "/tmp"), 2, "one job");
+    refuse(ARGS("pause", "--from", "1", "x"), 2, "--from");
+    refuse(ARGS("gc", "--retain", "lots", "--state", "/tmp"), 2, "lots");
+    refuse(ARGS("gc", "--failed", "30x", "--state", "/tmp"), 2, "30x");
+    refuse(ARGS("drain", "--state", "/tmp"), 2, "WORKER");
+    refuse(ARGS("backup"), 2, "FILE");
+    refuse(ARGS("export"), 2, "JOB");
     refuse(ARGS("plan"), 2, "MODEL");
     refuse(ARGS("verify"), 2, "DIR");
     refuse(ARGS("tokenize"), 2, "TOKENIZER_JSON");
@@ -94,6 +103,12 @@ static void without_an_orchestrator_it_is_3(void **state)
     refuse(ARGS("show", "x", "--state", dir), 3, dir);
     refuse(ARGS("watch", "--state", dir), 3, dir);
     refuse(ARGS("cancel", "x", "--state", dir), 3, dir);
+    refuse(ARGS("timeline", "--state", dir), 3, dir);
+    refuse(ARGS("gc", "--state", dir), 3, dir);
+    refuse(ARGS("drain", "pack-1", "--state", dir), 3, dir);
+    refuse(ARGS("export", "x", "--state", dir), 3, dir);
+    refuse(ARGS("doctor", "--state", dir), 4, "no state directory");
+    refuse(ARGS("backup", "/tmp/never", "--state", dir), 4, "is that a state directory");
     refuse(ARGS("submit", NANO, "--recipe", "tiny", "--set", SAMPLES, "--output", "/tmp/x",
                 "--state", dir),
            3, dir);
