@@ -43,6 +43,17 @@ __device__ int64_t item_of_row(const params &p, int64_t row)
     return low;
 }
 
+__device__ __forceinline__ void store(float *to, const float (&in)[8])
+{
+    reinterpret_cast<float4 *>(to)[0] = make_float4(in[0], in[1], in[2], in[3]);
+    reinterpret_cast<float4 *>(to)[1] = make_float4(in[4], in[5], in[6], in[7]);
+}
+
+__device__ __forceinline__ void store(float *to, const float (&in)[1])
+{
+    *to = in[0];
+}
+
 template <int W> __device__ void sum_row(const params &p, int64_t at, int64_t n, bool add)
 {
     for (int64_t j = (int64_t)(threadIdx.x % RH_WARP) * W; j < n; j += RH_WARP * W) {
@@ -54,9 +65,7 @@ template <int W> __device__ void sum_row(const params &p, int64_t at, int64_t n,
             for (int i = 0; i < W; i++)
                 grad[i] += sum[i];
         }
-#pragma unroll
-        for (int i = 0; i < W; i++)
-            p.sums[at + j + i] = grad[i];
+        store(p.sums + at + j, grad);
     }
 }
 
