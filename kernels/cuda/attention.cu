@@ -106,30 +106,19 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
     unsigned char *queries = rh_tile_base(shared);
     unsigned char *ring = queries + BQ * D * 2; /* two of keys and values */
 
-    /* The longest rows first. */
-    const int pair = (int)blockIdx.x % (p.batch * p.heads);
-    const int tiles = (p.seq + BQ - 1) / BQ;
-    const int first = (tiles - 1 - (int)blockIdx.x / (p.batch * p.heads)) * BQ;
-    const int b = pair / p.heads, head = pair % p.heads;
-    const int kv_head = head / (p.heads / p.kv_heads);
-    const int keys = min(p.seq, first + BQ);
-
-    const auto load_keys = [&](int at) {
-        if (at < keys)
-            rh_tile_load<BK, D, THREADS>(ring + at / BK % 2 * KEY_BYTES,
-                                         p.k + rh_key_at(p, b, at, kv_head),
-                                         (int64_t)p.kv_heads * p.size, p.seq - at, p.size);
-    };
-    const auto load_values = [&](int at) {
-        if (at < keys)
-            rh_tile_load<BK, D, THREADS>(ring + (2 + at / BK % 2) * KEY_BYTES,
-                                         p.v + rh_value_at(p, p.ldv, b, at, kv_head), p.ldv,
-                                         p.seq - at, p.size);
+    const rh_query_block t = rh_query_block_of<BQ>(p);
+    const auto load = [&](int key, int value) {
+        if (key < t.keys)
+            rh_load_keys<BK, D, THREADS>(ring + key / BK % 2 * KEY_BYTES, p, t.b, key, t.kv_head);
+        if (value < t.keys)
+            rh_load_values<BK, D, THREADS>(ring + (2 + value / BK % 2) * KEY_BYTES, p, t.b, value,
+                                           t.kv_head);
+        rh_cp_async_commit();
     };
 
     const int group = rh_warpgroup() * 64; /* first row of the warpgroup */
-    const int row0 = first + (int)threadIdx.x / RH_WARP * 16;
-    const int seen = min(keys, first + group + 64); /* keys that its rows see */
+    const int row0 = t.first + (int)threadIdx.x / RH_WARP * 16;
+    const int seen = min(t.keys, t.first + group + 64); /* keys that its rows see */
     const float factor = p.scale * RH_LOG2E;
     float out[D / 8][4] = {};
     float s[BK / 8][4], decay[2];
@@ -140,34 +129,23 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
             mask<BK>(s, key, row0 + (int)threadIdx.x % RH_WARP / 4);
         softmax_step<BK>(s, &row, factor, decay);
     };
-    const auto probabilities = [&]() {
-#pragma unroll
-        for (int k = 0; k < BK / 16; k++)
-            rh_fragment(f[k], s[2 * k], s[2 * k + 1]);
-    };
 
-    rh_tile_load<BQ, D, THREADS>(queries, p.q + rh_query_at(p, b, first, head),
-                                 (int64_t)p.heads * p.size, p.seq - first, p.size);
-    load_keys(0);
-    rh_cp_async_commit();
+    rh_load_queries<BQ, D, THREADS>(queries, p, p.q, t.b, t.first, t.head);
+    load(0, t.keys);
     rh_tiles_arrived<WGMMA>();
     __syncthreads();
-    load_keys(BK);
-    load_values(0);
-    rh_cp_async_commit();
+    load(BK, 0);
     rh_group_keep<BQ, HELD>(held, queries, group);
     rh_group_nt<WGMMA, BK, D, BQ, HELD>(s, held, queries, group, ring);
     rh_group_finish<WGMMA, BK>(s);
     scores_done(0);
-    probabilities();
+    rh_fragments<BK>(f, s);
 
     /* Probabilities of tile `key` meet its values while the scores of the next tile are made. */
-    for (int key = 0; key < keys; key += BK) {
+    for (int key = 0; key < t.keys; key += BK) {
         rh_tiles_arrived<WGMMA>();
         __syncthreads();
-        load_keys(key + 2 * BK);
-        load_values(key + BK);
-        rh_cp_async_commit();
+        load(key + 2 * BK, key + BK);
         const unsigned char *values = ring + (2 + key / BK % 2) * KEY_BYTES;
         const int next = key + BK;
         if (next < seen) {
@@ -180,13 +158,13 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
                 __trap(); /* never: the exponentials come before the wait */
             rh_group_finish<WGMMA, D>(out);
             rescale<D>(out, decay);
-            probabilities();
+            rh_fragments<BK>(f, s);
         } else if (key < seen) {
             rh_group_rn<WGMMA, D, BK>(out, f, values);
             rh_group_finish<WGMMA, D>(out);
         }
     }
-    store_rows<D>(p, b, head, row0, out, row);
+    store_rows<D>(p, t.b, t.head, row0, out, row);
 }
 
 template <int D, int BK, bool WGMMA, int HELD>

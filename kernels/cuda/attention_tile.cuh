@@ -72,4 +72,60 @@ __device__ __forceinline__ int64_t rh_value_at(const rh_attention_shape &p, int6
     return ((int64_t)b * p.seq + at) * ld + (int64_t)kv_head * p.size;
 }
 
+/* A block of BQ queries of one head; those that see most keys come first. */
+struct rh_query_block {
+    int b, head, kv_head;
+    int first; /* query */
+    int keys;  /* that its last query sees */
+};
+
+template <int BQ>
+__device__ __forceinline__ rh_query_block rh_query_block_of(const rh_attention_shape &p)
+{
+    const int pair = (int)blockIdx.x % (p.batch * p.heads);
+    const int last = (p.seq + BQ - 1) / BQ - 1;
+    rh_query_block t;
+    t.b = pair / p.heads;
+    t.head = pair % p.heads;
+    t.kv_head = t.head / (p.heads / p.kv_heads);
+    t.first = (last - (int)blockIdx.x / (p.batch * p.heads)) * BQ;
+    t.keys = min(p.seq, t.first + BQ);
+    return t;
+}
+
+/* Start the copy of ROWS positions from `at` on; queries: p.q or p.d_o. */
+template <int ROWS, int D, int THREADS>
+__device__ __forceinline__ void rh_load_queries(unsigned char *tile, const rh_attention_shape &p,
+                                                const __nv_bfloat16 *queries, int b, int at,
+                                                int head)
+{
+    rh_tile_load<ROWS, D, THREADS>(tile, queries + rh_query_at(p, b, at, head),
+                                   (int64_t)p.heads * p.size, p.seq - at, p.size);
+}
+
+template <int ROWS, int D, int THREADS>
+__device__ __forceinline__ void rh_load_keys(unsigned char *tile, const rh_attention_shape &p,
+                                             int b, int at, int kv_head)
+{
+    rh_tile_load<ROWS, D, THREADS>(tile, p.k + rh_key_at(p, b, at, kv_head),
+                                   (int64_t)p.kv_heads * p.size, p.seq - at, p.size);
+}
+
+template <int ROWS, int D, int THREADS>
+__device__ __forceinline__ void rh_load_values(unsigned char *tile, const rh_attention_shape &p,
+                                               int b, int at, int kv_head)
+{
+    rh_tile_load<ROWS, D, THREADS>(tile, p.v + rh_value_at(p, p.ldv, b, at, kv_head), p.ldv,
+                                   p.seq - at, p.size);
+}
+
+/* Accumulators of 16 rows side by side become fragments of A. */
+template <int COLUMNS>
+__device__ __forceinline__ void rh_fragments(uint32_t (*f)[4], const float (*acc)[4])
+{
+#pragma unroll
+    for (int k = 0; k < COLUMNS / 16; k++)
+        rh_fragment(f[k], acc[2 * k], acc[2 * k + 1]);
+}
+
 #endif
