@@ -98,7 +98,7 @@ __device__ __forceinline__ void store_rows(const rh_attention_shape &p, int b, i
                          p.seq - first, p.size, out, 1.0F);
 }
 
-template <int D, int BK, bool WGMMA, int HELD>
+template <int D, int BK, bool WGMMA>
 __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
 {
     constexpr int KEY_BYTES = BK * D * 2;
@@ -122,7 +122,7 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
     const float factor = p.scale * RH_LOG2E;
     float out[D / 8][4] = {};
     float s[BK / 8][4], decay[2];
-    uint32_t f[BK / 16][4], held[HELD > 0 ? HELD : 1][4];
+    uint32_t f[BK / 16][4];
     row_state row = {{-INFINITY, -INFINITY}, {0.0F, 0.0F}};
     const auto scores_done = [&](int key) {
         if (key + BK - 1 > row0)
@@ -135,8 +135,7 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
     rh_tiles_arrived<WGMMA>();
     __syncthreads();
     load(BK, 0);
-    rh_group_keep<BQ, HELD>(held, queries, group);
-    rh_group_nt<WGMMA, BK, D, BQ, HELD>(s, held, queries, group, ring);
+    rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, ring);
     rh_group_finish<WGMMA, BK>(s);
     scores_done(0);
     rh_fragments<BK>(f, s);
@@ -149,8 +148,7 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
         const unsigned char *values = ring + (2 + key / BK % 2) * KEY_BYTES;
         const int next = key + BK;
         if (next < seen) {
-            rh_group_nt<WGMMA, BK, D, BQ, HELD>(s, held, queries, group,
-                                                ring + next / BK % 2 * KEY_BYTES);
+            rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, ring + next / BK % 2 * KEY_BYTES);
             rh_group_rn<WGMMA, D, BK>(out, f, values);
             rh_group_finish<WGMMA, BK, 1>(s);
             scores_done(next);
@@ -167,21 +165,20 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
     store_rows<D>(p, t.b, t.head, row0, out, row);
 }
 
-template <int D, int BK, bool WGMMA, int HELD>
+template <int D, int BK, bool WGMMA>
 __global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attention_shape p)
 {
     if constexpr (!(WGMMA && RH_BEFORE_SM90))
-        forward_block<D, BK, WGMMA, HELD>(p);
+        forward_block<D, BK, WGMMA>(p);
 }
 
-template <int D, int BK, bool WGMMA, int HELD>
-void launch(struct rh_backend *b, const rh_attention_shape &p)
+template <int D, int BK, bool WGMMA> void launch(struct rh_backend *b, const rh_attention_shape &p)
 {
     const size_t shared = RH_TILE_ALIGN + BQ * D * 2 + 4 * BK * D * 2;
-    rh_cuda_check(b, rh_cuda_allow_shared(attention_forward<D, BK, WGMMA, HELD>, shared),
+    rh_cuda_check(b, rh_cuda_allow_shared(attention_forward<D, BK, WGMMA>, shared),
                   "shared memory of attention");
-    RH_LAUNCH((attention_forward<D, BK, WGMMA, HELD>), (p.seq + BQ - 1) / BQ * p.batch * p.heads,
-              THREADS, shared, rh_cuda_stream(b), p);
+    RH_LAUNCH((attention_forward<D, BK, WGMMA>), (p.seq + BQ - 1) / BQ * p.batch * p.heads, THREADS,
+              shared, rh_cuda_stream(b), p);
     rh_cuda_check(b, cudaGetLastError(), "attention");
 }
 
@@ -193,12 +190,11 @@ void rh_cuda_attention(struct rh_backend *b, const struct rh_attention *p)
         return;
     const rh_attention_shape shape = rh_attention_shape_of(p);
     if (p->size <= 64)
-        launch<64, 64, false, 0>(b, shape);
+        launch<64, 64, false>(b, shape);
     else if (p->size <= 128)
-        launch<128, 64, false, 0>(b, shape);
+        launch<128, 64, false>(b, shape);
     else if (rh_cuda_has_wgmma())
-        rh_cuda_variant() == 1 ? launch<256, 64, true, 4>(b, shape)
-                               : launch<256, 64, true, 0>(b, shape);
+        launch<256, 64, true>(b, shape);
     else
-        launch<256, 32, false, 0>(b, shape);
+        launch<256, 32, false>(b, shape);
 }

@@ -95,7 +95,7 @@ template <int D, int BQ> struct keys_layout {
     static constexpr int BYTES = EXCHANGE + BQ * KEYS * 2;
 };
 
-template <int D, int BQ, bool WGMMA, int HELD>
+template <int D, int BQ, bool WGMMA>
 __device__ __forceinline__ void keys_block(const rh_attention_shape &p)
 {
     typedef keys_layout<D, BQ> layout;
@@ -132,7 +132,6 @@ __device__ __forceinline__ void keys_block(const rh_attention_shape &p)
     const bool second = rh_warpgroup() == 1;
     const int row0 = key + (int)threadIdx.x / RH_WARP % 4 * 16;
     const unsigned char *own = second ? base + layout::KEY_BYTES : base;
-    uint32_t held[HELD > 0 ? HELD : 1][4];
     float out[D / 8][4] = {};
     for (int step = 0; step < group * tiles; step++) {
         rh_tiles_arrived<WGMMA>();
@@ -145,9 +144,7 @@ __device__ __forceinline__ void keys_block(const rh_attention_shape &p)
         const float2 *stats = (const float2 *)(base + layout::STATS) + step % 2 * BQ;
         float s[BQ / 8][4];
         uint32_t f[BQ / 16][4];
-        if (step == 0)
-            rh_group_keep<KEYS, HELD>(held, own, 0);
-        rh_group_nt<WGMMA, BQ, D, KEYS, HELD>(s, held, own, 0, second ? gradients : queries);
+        rh_group_nt<WGMMA, BQ, D, KEYS>(s, own, 0, second ? gradients : queries);
         rh_group_finish<WGMMA, BQ>(s);
         if (!second) {
             probabilities<BQ>(f, s, stats, p.scale * RH_LOG2E, row0, key + step % tiles * BQ);
@@ -173,11 +170,11 @@ __device__ __forceinline__ void keys_block(const rh_attention_shape &p)
                              p.size, out, 1.0F);
 }
 
-template <int D, int BQ, bool WGMMA, int HELD>
+template <int D, int BQ, bool WGMMA>
 __global__ void __launch_bounds__(256, 1) attention_keys(const rh_attention_shape p)
 {
     if constexpr (!(WGMMA && RH_BEFORE_SM90))
-        keys_block<D, BQ, WGMMA, HELD>(p);
+        keys_block<D, BQ, WGMMA>(p);
 }
 
 /* ---- dQ ---- */
@@ -248,8 +245,8 @@ __device__ __forceinline__ void queries_block(const rh_attention_shape &p)
         const unsigned char *slot = ring + key / BK % 2 * KEY_BYTES;
         float s[BK / 8][4], dp[BK / 8][4];
         if (seen) {
-            rh_group_nt<WGMMA, BK, D, BQ>(s, nullptr, queries, group, slot);
-            rh_group_nt<WGMMA, BK, D, BQ>(dp, nullptr, gradients, group, values);
+            rh_group_nt<WGMMA, BK, D, BQ>(s, queries, group, slot);
+            rh_group_nt<WGMMA, BK, D, BQ>(dp, gradients, group, values);
             rh_group_finish<WGMMA, BK>(s);
             rh_group_finish<WGMMA, BK>(dp);
         }
@@ -276,14 +273,14 @@ __global__ void __launch_bounds__(WARPS *RH_WARP, 1) attention_queries(const rh_
         queries_block<D, WARPS, BK, WGMMA>(p);
 }
 
-template <int D, int BQ, bool WGMMA, int HELD>
+template <int D, int BQ, bool WGMMA>
 void launch_keys(struct rh_backend *b, const rh_attention_shape &p)
 {
     const size_t shared = RH_TILE_ALIGN + keys_layout<D, BQ>::BYTES;
-    rh_cuda_check(b, rh_cuda_allow_shared(attention_keys<D, BQ, WGMMA, HELD>, shared),
+    rh_cuda_check(b, rh_cuda_allow_shared(attention_keys<D, BQ, WGMMA>, shared),
                   "shared memory of attention_backward");
-    RH_LAUNCH((attention_keys<D, BQ, WGMMA, HELD>),
-              (p.seq + KEYS - 1) / KEYS * p.batch * p.kv_heads, 256, shared, rh_cuda_stream(b), p);
+    RH_LAUNCH((attention_keys<D, BQ, WGMMA>), (p.seq + KEYS - 1) / KEYS * p.batch * p.kv_heads, 256,
+              shared, rh_cuda_stream(b), p);
 }
 
 template <int D, int WARPS, int BK, bool WGMMA>
@@ -311,17 +308,16 @@ void rh_cuda_attention_backward(struct rh_backend *b, const struct rh_attention 
     RH_LAUNCH(row_stats, (unsigned)((items * RH_WARP + STATS_THREADS - 1) / STATS_THREADS),
               STATS_THREADS, 0, rh_cuda_stream(b), shape);
     if (p->size <= 64) {
-        launch_keys<64, 64, false, 0>(b, shape);
+        launch_keys<64, 64, false>(b, shape);
         launch_queries<64, 8, 64, false>(b, shape);
     } else if (p->size <= 128) {
-        launch_keys<128, 64, false, 0>(b, shape);
+        launch_keys<128, 64, false>(b, shape);
         launch_queries<128, 8, 64, false>(b, shape);
     } else if (rh_cuda_has_wgmma()) {
-        rh_cuda_variant() == 1 ? launch_keys<256, 64, true, 8>(b, shape)
-                               : launch_keys<256, 64, true, 0>(b, shape);
+        launch_keys<256, 64, true>(b, shape);
         launch_queries<256, 8, 64, true>(b, shape);
     } else {
-        launch_keys<256, 32, false, 0>(b, shape);
+        launch_keys<256, 32, false>(b, shape);
         launch_queries<256, 4, 32, false>(b, shape);
     }
     rh_cuda_check(b, cudaGetLastError(), "attention_backward");

@@ -1,8 +1,6 @@
 #ifndef RH_KERNELS_CUDA_DEVICE_TRAITS_H
 #define RH_KERNELS_CUDA_DEVICE_TRAITS_H
 
-#include <stdlib.h>
-
 #include <cuda_runtime.h>
 
 /* The current device. Attributes are kept by the runtime; asking costs a fraction of a microsecond.
@@ -42,12 +40,6 @@ static inline bool rh_cuda_has_wgmma(void)
     return found && !rh_cuda_forbid_wgmma &&
            rh_cuda_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
 #endif
-}
-
-static inline int rh_cuda_variant(void)
-{
-    const char *value = getenv("RH_CUDA_VARIANT");
-    return value ? value[0] - '0' : 0;
 }
 
 #endif

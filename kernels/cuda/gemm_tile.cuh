@@ -77,24 +77,23 @@ __device__ __forceinline__ int rh_lane_b()
 
 /* acc[j] (16 x 8 each) += A[16 rows of this warp][K] * B[8 * TILES rows][K]^T; both tiles have k as
  * columns. */
-template <int TILES, int K, int A_ROWS, int B_ROWS, int HELD>
-__device__ __forceinline__ void rh_warp_nt(float (*acc)[4], const uint32_t (*held)[4],
-                                           const unsigned char *a, const unsigned char *b)
+template <int TILES, int K, int A_ROWS, int B_ROWS>
+__device__ __forceinline__ void rh_warp_nt(float (*acc)[4], const unsigned char *a,
+                                           const unsigned char *b)
 {
     const int lane_a = rh_lane_a();
     const int lane_b = rh_lane_b();
 #pragma unroll
     for (int k = 0; k < K; k += 16) {
         uint32_t fa[4];
-        if (k / 16 >= HELD)
-            rh_ldmatrix_x4(fa, a + k / RH_SLAB * (A_ROWS * 128) + (lane_a ^ k % RH_SLAB * 2));
+        rh_ldmatrix_x4(fa, a + k / RH_SLAB * (A_ROWS * 128) + (lane_a ^ k % RH_SLAB * 2));
 #pragma unroll
         for (int j = 0; j < TILES; j += 2) {
             uint32_t fb[4];
             rh_ldmatrix_x4(fb, b + k / RH_SLAB * (B_ROWS * 128) + j * 1024 +
                                    (lane_b ^ k % RH_SLAB * 2));
-            rh_mma_bf16(acc[j], k / 16 < HELD ? held[k / 16] : fa, fb);
-            rh_mma_bf16(acc[j + 1], k / 16 < HELD ? held[k / 16] : fa, fb + 2);
+            rh_mma_bf16(acc[j], fa, fb);
+            rh_mma_bf16(acc[j + 1], fa, fb + 2);
         }
     }
 }
@@ -122,9 +121,8 @@ __device__ __forceinline__ void rh_warp_rn(float (*acc)[4], const uint32_t (*a)[
  * on until rh_group_finish. a: a tile of A_ROWS rows whose rows from a_row on belong to the
  * warpgroup. _nt sets acc, _rn adds.
  */
-template <bool WGMMA, int N, int K, int A_ROWS, int HELD = 0>
-__device__ __forceinline__ void rh_group_nt(float (*acc)[4], const uint32_t (*held)[4],
-                                            const unsigned char *a, int a_row,
+template <bool WGMMA, int N, int K, int A_ROWS>
+__device__ __forceinline__ void rh_group_nt(float (*acc)[4], const unsigned char *a, int a_row,
                                             const unsigned char *b)
 {
     if constexpr (WGMMA && RH_HAS_WGMMA) {
@@ -133,34 +131,17 @@ __device__ __forceinline__ void rh_group_nt(float (*acc)[4], const uint32_t (*he
         const uint32_t mb = rh_wgmma_matrix(b, 0);
         rh_wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < K; k += 16) {
-            const uint32_t at = mb + (k / RH_SLAB * (N * 128) + k % RH_SLAB * 2) / 16;
-            if (k / 16 < HELD)
-                rh_wgmma_64x64_r(acc, held[k / 16], at, k > 0);
-            else
-                rh_wgmma_64x64<0, 0>(
-                    acc, ma + (k / RH_SLAB * (A_ROWS * 128) + k % RH_SLAB * 2) / 16, at, k > 0);
-        }
+        for (int k = 0; k < K; k += 16)
+            rh_wgmma_64x64<0, 0>(acc, ma + (k / RH_SLAB * (A_ROWS * 128) + k % RH_SLAB * 2) / 16,
+                                 mb + (k / RH_SLAB * (N * 128) + k % RH_SLAB * 2) / 16, k > 0);
         rh_wgmma_commit();
     } else {
 #pragma unroll
         for (int j = 0; j < N / 8; j++)
             acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.0F;
         const int row = a_row + (int)threadIdx.x / RH_WARP % 4 * 16;
-        rh_warp_nt<N / 8, K, A_ROWS, N, HELD>(acc, held, a + row * 128, b);
+        rh_warp_nt<N / 8, K, A_ROWS, N>(acc, a + row * 128, b);
     }
-}
-
-/* The first HELD steps of k of A for rh_group_nt, kept in registers: shared memory is read less. */
-template <int A_ROWS, int HELD>
-__device__ __forceinline__ void rh_group_keep(uint32_t (*held)[4], const unsigned char *a,
-                                              int a_row)
-{
-    const int row = a_row + (int)threadIdx.x / RH_WARP % 4 * 16;
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        rh_ldmatrix_x4(held[i],
-                       a + row * 128 + i / 4 * (A_ROWS * 128) + (rh_lane_a() ^ i % 4 * 32));
 }
 
 template <bool WGMMA, int N, int K>
@@ -178,13 +159,6 @@ __device__ __forceinline__ void rh_group_rn(float (*acc)[4], const uint32_t (*a)
     } else {
         rh_warp_rn<N / 8, K>(acc, a, b);
     }
-}
-
-/* Keeps the compiler from moving what makes or uses acc over this place. */
-template <bool WGMMA, int N> __device__ __forceinline__ void rh_group_hold(float (*acc)[4])
-{
-    if constexpr (WGMMA && RH_HAS_WGMMA)
-        rh_wgmma_hold<N / 8>(acc);
 }
 
 /* Waits until at most PENDING of the warpgroup's products run; acc is one of the others. */

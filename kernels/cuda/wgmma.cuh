@@ -37,7 +37,6 @@ template <int TRANS_A, int TRANS_B>
 void rh_wgmma_64x256(float (*d)[4], uint32_t a, uint32_t b, bool add);
 template <int TRANS_A, int TRANS_B>
 void rh_wgmma_64x64(float (*d)[4], uint32_t a, uint32_t b, bool add);
-void rh_wgmma_64x64_r(float (*d)[4], const uint32_t a[4], uint32_t b, bool add);
 void rh_wgmma_64x256_r(float (*d)[4], const uint32_t a[4], uint32_t b);
 #else
 
@@ -147,25 +146,6 @@ __device__ __forceinline__ void rh_wgmma_64x64(float (*d)[4], uint32_t a, uint32
                  "}\n"
                  : RH_WGMMA_D8(0)
                  : "r"(a), "r"(b), "r"((int)add), "n"(RH_WGMMA_UPPER), "n"(TRANS_A), "n"(TRANS_B));
-#endif
-}
-
-/* d[8] (+)= A[64][16] B[16][64]; A in registers, B in shared memory with k as columns. */
-__device__ __forceinline__ void rh_wgmma_64x64_r(float (*d)[4], const uint32_t a[4], uint32_t b,
-                                                 bool add)
-{
-#if RH_HAS_WGMMA
-    asm volatile("{\n"
-                 ".reg .pred p;\n"
-                 ".reg .b64 b;\n"
-                 "setp.ne.b32 p, %37, 0;\n"
-                 "mov.b64 b, {%36, %38};\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-                 "{" RH_WGMMA_0_31 "}, {%32, %33, %34, %35}, b, p, 1, 1, 0;\n"
-                 "}\n"
-                 : RH_WGMMA_D8(0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"((int)add),
-                   "n"(RH_WGMMA_UPPER));
 #endif
 }
 
