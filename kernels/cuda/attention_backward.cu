@@ -179,10 +179,8 @@ __global__ void __launch_bounds__(256, 1) attention_keys(const rh_attention_shap
 
 /* ---- dQ ---- */
 
-/*
- * s, dp: of 16 queries and BK keys of this warp -> dS as fragments. stats: of this lane's two rows.
- * key, query: of the first column and row, counted from the same place.
- */
+/* s, dp: of 16 queries and BK keys of this warp -> dS as fragments. lse, delta: of this lane's two
+ * rows. */
 template <int BK>
 __device__ __forceinline__ void query_gradients(uint32_t (*f)[4], float (*s)[4],
                                                 const float (*dp)[4], const float2 *stats,
@@ -201,7 +199,9 @@ __device__ __forceinline__ void query_gradients(uint32_t (*f)[4], float (*s)[4],
                 s[j][i] = 0.0F;
         }
     }
-    rh_fragments<BK>(f, s);
+#pragma unroll
+    for (int k = 0; k < BK / 16; k++)
+        rh_fragment(f[k], s[2 * k], s[2 * k + 1]);
 }
 
 template <int D, int WARPS, int BK, bool WGMMA>
@@ -215,33 +215,47 @@ __device__ __forceinline__ void queries_block(const rh_attention_shape &p)
     unsigned char *ring = gradients + QUERY_BYTES; /* two of keys */
     unsigned char *values = ring + 2 * KEY_BYTES;
 
-    const rh_query_block t = rh_query_block_of<BQ>(p);
+    const int pair = (int)blockIdx.x % (p.batch * p.heads);
+    const int tiles = (p.seq + BQ - 1) / BQ;
+    const int first = (tiles - 1 - (int)blockIdx.x / (p.batch * p.heads)) * BQ;
+    const int b = pair / p.heads, head = pair % p.heads;
+    const int kv_head = head / (p.heads / p.kv_heads);
+    const int keys = min(p.seq, first + BQ);
+
     const auto load_keys = [&](int at) {
-        if (at < t.keys)
-            rh_load_keys<BK, D, THREADS>(ring + at / BK % 2 * KEY_BYTES, p, t.b, at, t.kv_head);
+        rh_tile_load<BK, D, THREADS>(ring + at / BK % 2 * KEY_BYTES,
+                                     p.k + rh_key_at(p, b, at, kv_head),
+                                     (int64_t)p.kv_heads * p.size, p.seq - at, p.size);
+    };
+    const auto load_values = [&](int at) {
+        rh_tile_load<BK, D, THREADS>(values, p.v + rh_value_at(p, p.ldv, b, at, kv_head), p.ldv,
+                                     p.seq - at, p.size);
     };
 
-    rh_load_queries<BQ, D, THREADS>(queries, p, p.q, t.b, t.first, t.head);
-    rh_load_queries<BQ, D, THREADS>(gradients, p, p.d_o, t.b, t.first, t.head);
+    const int64_t start = rh_query_at(p, b, first, head);
+    const int64_t ld = (int64_t)p.heads * p.size;
+    rh_tile_load<BQ, D, THREADS>(queries, p.q + start, ld, p.seq - first, p.size);
+    rh_tile_load<BQ, D, THREADS>(gradients, p.d_o + start, ld, p.seq - first, p.size);
     load_keys(0);
-    rh_load_values<BK, D, THREADS>(values, p, t.b, 0, t.kv_head);
+    load_values(0);
     rh_cp_async_commit();
 
     const int group = rh_warpgroup() * 64; /* first row of the warpgroup */
-    const int row0 = t.first + (int)threadIdx.x / RH_WARP * 16;
+    const int row0 = first + (int)threadIdx.x / RH_WARP * 16;
     float2 stats[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int at = row0 + (int)threadIdx.x % RH_WARP / 4 + half * 8;
-        stats[half] = at < p.seq ? p.stats[((int64_t)t.b * p.heads + t.head) * p.padded + at]
+        stats[half] = at < p.seq ? p.stats[((int64_t)b * p.heads + head) * p.padded + at]
                                  : make_float2(INFINITY, 0.0F);
     }
     float out[D / 8][4] = {};
-    for (int key = 0; key < t.keys; key += BK) {
+    for (int key = 0; key < keys; key += BK) {
         rh_tiles_arrived<WGMMA>();
         __syncthreads();
-        load_keys(key + BK);
-        const bool seen = key <= t.first + group + 63;
+        if (key + BK < keys)
+            load_keys(key + BK);
+        const bool seen = key <= first + group + 63;
         const unsigned char *slot = ring + key / BK % 2 * KEY_BYTES;
         float s[BK / 8][4], dp[BK / 8][4];
         if (seen) {
@@ -251,19 +265,18 @@ __device__ __forceinline__ void queries_block(const rh_attention_shape &p)
             rh_group_finish<WGMMA, BK>(dp);
         }
         __syncthreads();
-        if (key + BK < t.keys)
-            rh_load_values<BK, D, THREADS>(values, p, t.b, key + BK, t.kv_head);
+        if (key + BK < keys)
+            load_values(key + BK);
         rh_cp_async_commit();
         if (seen) {
             uint32_t f[BK / 16][4];
-            query_gradients<BK>(f, s, dp, stats, p.scale * RH_LOG2E, key - t.first,
-                                (int)threadIdx.x / RH_WARP * 16);
+            query_gradients<BK>(f, s, dp, stats, p.scale * RH_LOG2E, key, row0);
             rh_group_rn<WGMMA, D, BK>(out, f, slot);
             rh_group_finish<WGMMA, D>(out);
         }
     }
-    rh_warp_store<D / 8>(p.dq + rh_query_at(p, t.b, row0, t.head), (int64_t)p.heads * p.size,
-                         p.seq - row0, p.size, out, p.scale);
+    rh_warp_store<D / 8>(p.dq + rh_query_at(p, b, row0, head), ld, p.seq - row0, p.size, out,
+                         p.scale);
 }
 
 template <int D, int WARPS, int BK, bool WGMMA>
