@@ -111,6 +111,14 @@ def slope(samples):
     return 3600 * sum((t - mean_t) * (v - mean_v) for t, v in samples) / sum((t - mean_t) ** 2 for t, _ in samples)
 
 
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return 0  # it was being replaced
+    return 1
+
+
 def soak(context, seconds):
     """Tiny jobs in a loop with random kills; memory and descriptors of the orchestrator must stand still."""
     factory = Factory(bin_of_fakes(context), fresh(context.root / "soak"))
@@ -125,8 +133,7 @@ def soak(context, seconds):
             victim = luck.choice(STAGES) if jobs % 5 == 4 else None
             if victim:
                 for child in factory.pids().get(victim, []):
-                    os.kill(child, signal.SIGKILL)
-                    kills += 1
+                    kills += kill(child)
             factory.wait(job, 120)
             factory.seen.clear()
             jobs += 1
@@ -138,13 +145,13 @@ def soak(context, seconds):
                 files.add(descriptors)
             time.sleep(0.2)
         factory.stop()
-        check_database(factory)
     except BaseException:
         factory.kill_all()
         raise
     growth = slope(samples)
     context.say(f"{jobs} jobs, {kills} kills in {seconds} s: memory {samples[-1][1] / 1e6:.1f} MB, {growth / 1e6:+.2f} MB an hour, "
                 f"{min(files)} to {max(files)} descriptors")
+    check_database(factory)
     if growth > SLOPE:
         raise Failed(f"memory grows by {growth / 1e6:.2f} MB an hour")
     if max(files) - min(files) > len(STAGES) * 4:
