@@ -297,7 +297,7 @@ static void worker_step(struct world *w, int worker)
     if (w->faults && chance(w, 1)) {
         renew_process(w, worker);
         if (w->s && chance(w, 50)) {
-            char id[8];
+            char id[16];
             snprintf(id, sizeof id, "w%d", worker);
             rh_sched_worker_gone(w->s, w->now, id, true, "signal 9");
         }
@@ -593,7 +593,7 @@ static void restart(struct world *w)
     w->s = rh_sched_new(&w->config);
     rh_sched_reserve_ids(w->s, first_free);
     for (int i = 0; i < WORKERS; i++) {
-        char id[8];
+        char id[16];
         snprintf(id, sizeof id, "w%d", i);
         if (w->rows.drained[i])
             rh_sched_load_worker(w->s, id, w->workers[i].stage, "its row says so");
@@ -623,7 +623,7 @@ static void restart(struct world *w)
 
 static void orchestrator_receive(struct world *w, const struct message *m)
 {
-    char id[8];
+    char id[16];
     snprintf(id, sizeof id, "w%d", m->worker);
     struct rh_sched_held held[HELD_MAX];
     struct rh_sched_progress progress[HELD_MAX];
@@ -680,7 +680,7 @@ static void deliver(struct world *w)
 static void drain_or_not(struct world *w)
 {
     struct rh_error e;
-    char id[8];
+    char id[16];
     snprintf(id, sizeof id, "w%d", (int)below(w, WORKERS));
     enum rh_rc rc = rh_sched_drain(w->s, id, chance(w, 30), "by the operator", &e);
     assert_true(rc == RH_OK || rc == RH_ERR_NOT_FOUND);
