@@ -75,7 +75,7 @@ class Factory:
         finally:
             connection.close()
 
-    def submit(self, model, output, settings=None, token=None, recipe=None):
+    def submit(self, model, output, settings=None, token=None, recipe=None, each=None):
         recipe = recipe or recipe_for(settings)
         body = {"model": f"file:{model}", "output": f"dir:{output}", "recipe": recipe}
         if token:
@@ -90,6 +90,8 @@ class Factory:
                     raise Failed(f"the job was refused with {status}: {job}")
             except OSError:
                 pass
+            if each:
+                each()
             if time.monotonic() > deadline:
                 raise Failed("no job could be submitted in 60 s")
             time.sleep(0.1)

@@ -66,7 +66,8 @@ class Run:
         if self.apart:
             self.apart.revive()
         self.output = output or root / "out"
-        self.job = self.factory.submit(context.model, self.output)
+        # The submission may meet a fault too; the token keeps a second try from making a second job.
+        self.job = self.factory.submit(context.model, self.output, token="run", each=self.revive)
 
     def revive_until_ready(self):
         """A start may meet a fault as well: it is tried again as a service manager would."""
