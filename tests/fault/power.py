@@ -71,6 +71,13 @@ def need_loop_devices(folder):
         raise Skipped(f"no loop device: {error}") from error
 
 
+def start_again(factory):
+    """The crash point may lie in the submission."""
+    if factory.process.poll() is not None:
+        factory.close_log()
+        factory.start()
+
+
 def one_run(context, disk, luck, point=None, bin_dir=None):
     """A job with a cut in the middle; returns False when it was over before the cut."""
     root = disk.place / "factory"
@@ -87,7 +94,7 @@ def one_run(context, disk, luck, point=None, bin_dir=None):
     output = root / "out"
     try:
         factory.start(env)
-        job = factory.submit(context.model, output, token="power")
+        job = factory.submit(context.model, output, token="power", each=lambda: start_again(factory))
         moment = time.monotonic() + luck.uniform(0.1, context.baseline_seconds)
         while time.monotonic() < moment and not once.exists() and factory.process.poll() is None:
             try:
