@@ -131,6 +131,13 @@ static void host_pointer()
     float local[32] = {};
     RH_LAUNCH(store, 1, 32, 0, nullptr, local, 0);
 }
+static void above_the_limit()
+{
+    (void)rh_cuda_allow_shared(read_shared, 100 << 10);
+    rh_emu_set_shared((size_t)99 << 10);
+    RH_LAUNCH(read_shared, 1, 32, 100 << 10, nullptr, device_floats(32), 0);
+}
+
 static void large_shared()
 {
     RH_LAUNCH(read_shared, 1, 32, 64 << 10, nullptr, device_floats(32), 0);
@@ -182,6 +189,7 @@ static void check_deaths()
         {host_reads, "host reads device memory", nullptr},
         {host_pointer, "host pointer in a kernel", "is not device memory"},
         {large_shared, "unannounced shared memory", "without rh_cuda_allow_shared()"},
+        {above_the_limit, "more shared memory than there is", "this GPU has 101376 a block"},
         {ragged_block, "ragged block", "it must be whole warps"},
     };
     static char text[1 << 16];
@@ -272,12 +280,28 @@ static void check_runtime()
     rh_emu_lose_device_after(-1);
 }
 
+static void check_shared_limit()
+{
+    int most = 0;
+    const size_t before = rh_emu_shared_limit();
+    check(rh_cuda_allow_shared(read_shared, 101 << 10) == cudaSuccess, "227 KiB hold 101");
+    rh_emu_set_shared((size_t)99 << 10);
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0) == cudaSuccess &&
+              most == 99 << 10,
+          "the limit of shared memory is reported");
+    check(rh_cuda_allow_shared(read_shared, (99 << 10) + 1) == cudaErrorInvalidValue &&
+              rh_cuda_allow_shared(read_shared, 99 << 10) == cudaSuccess,
+          "no kernel is allowed more than the limit");
+    rh_emu_set_shared(before);
+}
+
 int main()
 {
     check_deaths();
     check_orders();
     check_poison();
     check_runtime();
+    check_shared_limit();
     printf(failures ? "%d failures\n" : "every mistake was found\n", failures);
     return failures != 0;
 }

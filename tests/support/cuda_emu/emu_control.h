@@ -13,6 +13,9 @@ extern "C" {
 void rh_emu_set_order(uint64_t seed);
 /* The size of the pretended GPU; the default is 1 GiB. Frees nothing. */
 void rh_emu_set_memory(size_t bytes);
+/* What a block may have of shared memory: reported, and enforced from now on; at most, and by default, 227 KiB. */
+void rh_emu_set_shared(size_t bytes);
+size_t rh_emu_shared_limit(void);
 /* Kernels launched since the start. */
 uint64_t rh_emu_launches(void);
 /* Bytes of device memory that are allocated now. */

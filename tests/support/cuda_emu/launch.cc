@@ -38,6 +38,7 @@ static lane *self;
 static unsigned char *shared_end;
 static unsigned char *shared_memory;
 static uint64_t order, launches;
+static size_t shared_limit = MOST_SHARED;
 
 rh_emu_thread rh_emu_self;
 dim3 rh_emu_grid_dim, rh_emu_block_dim;
@@ -58,6 +59,16 @@ uint64_t rh_emu_launches(void)
     return launches;
 }
 
+void rh_emu_set_shared(size_t bytes)
+{
+    shared_limit = bytes < MOST_SHARED ? bytes : MOST_SHARED;
+}
+
+size_t rh_emu_shared_limit(void)
+{
+    return shared_limit;
+}
+
 unsigned char *rh_emu_shared()
 {
     return shared_memory;
@@ -67,7 +78,7 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
 {
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
         return cudaSuccess;
-    if (value < 0 || (unsigned)value > MOST_SHARED)
+    if (value < 0 || (size_t)value > shared_limit)
         return cudaErrorInvalidValue;
     allowed_shared()[kernel] = (size_t)value;
     return cudaSuccess;
@@ -284,6 +295,9 @@ static void run_block(uint3 at, dim3 size, size_t shared_bytes, uint64_t *random
 
 static void take_shared(const char *name, const void *kernel, size_t bytes)
 {
+    if (bytes > shared_limit)
+        rh_emu_die("%s: %zu bytes of shared memory; this GPU has %zu a block", name, bytes,
+                   shared_limit);
     if (bytes > SHARED_WITHOUT_ASK) {
         auto found = allowed_shared().find(kernel);
         if (found == allowed_shared().end() || found->second < bytes)

@@ -408,7 +408,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
     *prop = {};
     snprintf(prop->name, sizeof prop->name, "emulated GPU");
     prop->totalGlobalMem = capacity;
-    prop->sharedMemPerBlockOptin = (size_t)227 << 10;
+    prop->sharedMemPerBlockOptin = rh_emu_shared_limit();
     prop->major = 8;
     prop->multiProcessorCount = 4;
     return answer(cudaSuccess);
