@@ -103,7 +103,7 @@ __device__ __forceinline__ void forward_block(const rh_attention_shape &p)
 {
     constexpr int KEY_BYTES = BK * D * 2;
     RH_SHARED(shared);
-    unsigned char *queries = rh_tile_base(shared);
+    unsigned char *queries = rh_tile_base<WGMMA>(shared);
     unsigned char *ring = queries + BQ * D * 2; /* two of keys and values */
 
     const rh_query_block t = rh_query_block_of<BQ>(p);
@@ -172,9 +172,17 @@ __global__ void __launch_bounds__(THREADS, 1) attention_forward(const rh_attenti
         forward_block<D, BK, WGMMA>(p);
 }
 
+template <int D, int BK, bool WGMMA> constexpr size_t shared_bytes()
+{
+    return RH_TILE_ROOM(WGMMA) + BQ * D * 2 + 4 * BK * D * 2;
+}
+static_assert(shared_bytes<256, 16, false>() <= RH_SHARED_LEAST &&
+                  shared_bytes<128, 64, false>() <= RH_SHARED_LEAST,
+              "shared memory of attention");
+
 template <int D, int BK, bool WGMMA> void launch(struct rh_backend *b, const rh_attention_shape &p)
 {
-    const size_t shared = RH_TILE_ALIGN + BQ * D * 2 + 4 * BK * D * 2;
+    const size_t shared = shared_bytes<D, BK, WGMMA>();
     rh_cuda_check(b, rh_cuda_allow_shared(attention_forward<D, BK, WGMMA>, shared),
                   "shared memory of attention");
     RH_LAUNCH((attention_forward<D, BK, WGMMA>), (p.seq + BQ - 1) / BQ * p.batch * p.heads, THREADS,
@@ -195,6 +203,8 @@ void rh_cuda_attention(struct rh_backend *b, const struct rh_attention *p)
         launch<128, 64, false>(b, shape);
     else if (rh_cuda_has_wgmma())
         launch<256, 64, true>(b, shape);
-    else
+    else if (rh_cuda_holds(shared_bytes<256, 32, false>()))
         launch<256, 32, false>(b, shape);
+    else
+        launch<256, 16, false>(b, shape);
 }

@@ -100,7 +100,7 @@ __device__ __forceinline__ void keys_block(const rh_attention_shape &p)
 {
     typedef keys_layout<D, BQ> layout;
     RH_SHARED(shared);
-    unsigned char *base = rh_tile_base(shared);
+    unsigned char *base = rh_tile_base<WGMMA>(shared);
     uint32_t *exchange = (uint32_t *)(base + layout::EXCHANGE);
 
     /* The first keys are seen by most queries: longest first. */
@@ -210,7 +210,7 @@ __device__ __forceinline__ void queries_block(const rh_attention_shape &p)
     constexpr int BQ = WARPS * 16, THREADS = WARPS * RH_WARP;
     constexpr int QUERY_BYTES = BQ * D * 2, KEY_BYTES = BK * D * 2;
     RH_SHARED(shared);
-    unsigned char *queries = rh_tile_base(shared);
+    unsigned char *queries = rh_tile_base<WGMMA>(shared);
     unsigned char *gradients = queries + QUERY_BYTES;
     unsigned char *ring = gradients + QUERY_BYTES; /* two of keys */
     unsigned char *values = ring + 2 * KEY_BYTES;
@@ -286,10 +286,27 @@ __global__ void __launch_bounds__(WARPS *RH_WARP, 1) attention_queries(const rh_
         queries_block<D, WARPS, BK, WGMMA>(p);
 }
 
+template <int D, int BQ, bool WGMMA> constexpr size_t keys_bytes()
+{
+    return RH_TILE_ROOM(WGMMA) + keys_layout<D, BQ>::BYTES;
+}
+
+template <int D, int WARPS, int BK, bool WGMMA> constexpr size_t queries_bytes()
+{
+    return RH_TILE_ROOM(WGMMA) + 2 * (WARPS * 16) * D * 2 + 3 * BK * D * 2;
+}
+static_assert(keys_bytes<64, 64, false>() <= RH_SHARED_LEAST &&
+                  keys_bytes<128, 32, false>() <= RH_SHARED_LEAST &&
+                  keys_bytes<256, 16, false>() <= RH_SHARED_LEAST &&
+                  queries_bytes<64, 8, 64, false>() <= RH_SHARED_LEAST &&
+                  queries_bytes<128, 8, 32, false>() <= RH_SHARED_LEAST &&
+                  queries_bytes<256, 4, 16, false>() <= RH_SHARED_LEAST,
+              "shared memory of attention_backward");
+
 template <int D, int BQ, bool WGMMA>
 void launch_keys(struct rh_backend *b, const rh_attention_shape &p)
 {
-    const size_t shared = RH_TILE_ALIGN + keys_layout<D, BQ>::BYTES;
+    const size_t shared = keys_bytes<D, BQ, WGMMA>();
     rh_cuda_check(b, rh_cuda_allow_shared(attention_keys<D, BQ, WGMMA>, shared),
                   "shared memory of attention_backward");
     RH_LAUNCH((attention_keys<D, BQ, WGMMA>), (p.seq + KEYS - 1) / KEYS * p.batch * p.kv_heads, 256,
@@ -300,7 +317,7 @@ template <int D, int WARPS, int BK, bool WGMMA>
 void launch_queries(struct rh_backend *b, const rh_attention_shape &p)
 {
     constexpr int BQ = WARPS * 16;
-    const size_t shared = RH_TILE_ALIGN + 2 * BQ * D * 2 + 3 * BK * D * 2;
+    const size_t shared = queries_bytes<D, WARPS, BK, WGMMA>();
     rh_cuda_check(b, rh_cuda_allow_shared(attention_queries<D, WARPS, BK, WGMMA>, shared),
                   "shared memory of attention_backward");
     RH_LAUNCH((attention_queries<D, WARPS, BK, WGMMA>), (p.seq + BQ - 1) / BQ * p.batch * p.heads,
@@ -323,15 +340,21 @@ void rh_cuda_attention_backward(struct rh_backend *b, const struct rh_attention 
     if (p->size <= 64) {
         launch_keys<64, 64, false>(b, shape);
         launch_queries<64, 8, 64, false>(b, shape);
-    } else if (p->size <= 128) {
+    } else if (p->size <= 128 && rh_cuda_holds(queries_bytes<128, 8, 64, false>())) {
         launch_keys<128, 64, false>(b, shape);
         launch_queries<128, 8, 64, false>(b, shape);
+    } else if (p->size <= 128) {
+        launch_keys<128, 32, false>(b, shape);
+        launch_queries<128, 8, 32, false>(b, shape);
     } else if (rh_cuda_has_wgmma()) {
         launch_keys<256, 64, true>(b, shape);
         launch_queries<256, 8, 64, true>(b, shape);
-    } else {
+    } else if (rh_cuda_holds(keys_bytes<256, 32, false>())) {
         launch_keys<256, 32, false>(b, shape);
         launch_queries<256, 4, 32, false>(b, shape);
+    } else {
+        launch_keys<256, 16, false>(b, shape);
+        launch_queries<256, 4, 16, false>(b, shape);
     }
     rh_cuda_check(b, cudaGetLastError(), "attention_backward");
 }

@@ -10,7 +10,7 @@
 /*
  * What forward and backward share. Head sizes are multiples of 8 up to 256; a kernel is made for D
  * = 64, 128 and 256 and pads a head with zeros. D = 256 has a second shape, with larger tiles, for
- * the shared memory of sm_90 and for wgmma.
+ * the shared memory of sm_90 and for wgmma, and large heads have one for the least shared memory.
  */
 struct rh_attention_shape {
     int batch, seq, heads, kv_heads, size;

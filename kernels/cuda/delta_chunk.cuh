@@ -1,6 +1,7 @@
 #ifndef RH_KERNELS_CUDA_DELTA_CHUNK_CUH
 #define RH_KERNELS_CUDA_DELTA_CHUNK_CUH
 
+#include "cuda/device_traits.h"
 #include "cuda/ops_cuda.h"
 #include "cuda/tile.cuh"
 
@@ -15,9 +16,6 @@
 #define RH_DELTA_CHUNK 64
 #define RH_BLOCK_BYTES 128
 #define RH_CHUNK_BLOCKS (RH_DELTA_CHUNK / 8)
-
-/* What a block may have on sm_80. */
-#define RH_SHARED_MOST (163 * 1024)
 
 /* Bytes of a tile of `rows` x `columns`. */
 #define RH_TILE_BYTES(rows, columns) ((size_t)(rows) * (columns)*2)

@@ -31,7 +31,19 @@ template <int D> struct split {
     static constexpr int narrow = C / 8 / parts; /* and of [64, 64] */
 };
 
-template <int D> struct chunk_shared {
+template <int D> struct chunk_sums {
+    unsigned char a[RH_TILE_BYTES(C, C)]; /* dP * decay, later diag(beta) dL * decay */
+    struct rh_delta_gates gates;
+    double dc[split<D>::parts][C]; /* of the parts, like the next two */
+    float dbeta[split<D>::parts][C];
+    float leaving[split<D>::parts][C];
+    float column[4][C]; /* column sums, of the four strips */
+    float dot[split<D>::warps];
+};
+
+/* Two layouts of the tiles, with the same names. What overlaps is not there at the same time:
+ * chunk_head. */
+template <int D, bool Tight> struct chunk_layout : chunk_sums<D> {
     unsigned char key[RH_TILE_BYTES(C, D)];
     unsigned char query[RH_TILE_BYTES(C, D)];
     unsigned char dr[RH_TILE_BYTES(C, D)];
@@ -48,29 +60,55 @@ template <int D> struct chunk_shared {
         struct {
             unsigned char dw[RH_TILE_BYTES(C, D)];
             unsigned char xk[RH_TILE_BYTES(C, D)];
-        } second;
+        };
     };
     union {
         unsigned char ds[RH_TILE_BYTES(D, D)];
         struct {
             unsigned char u[RH_TILE_BYTES(C, D)];
             unsigned char w[RH_TILE_BYTES(C, D)];
-        } third;
+        };
     };
-    unsigned char a[RH_TILE_BYTES(C, C)]; /* dP * decay, later diag(beta) dL * decay */
-    struct rh_delta_gates gates;
-    double dc[split<D>::parts][C]; /* of the parts, like the next two */
-    float dbeta[split<D>::parts][C];
-    float leaving[split<D>::parts][C];
-    float column[4][C]; /* column sums, of the four strips */
-    float dot[split<D>::warps];
 };
-static_assert(sizeof(struct chunk_shared<128>) <= RH_SHARED_MOST,
+
+/* D = 128 in 99 KiB: the query comes again for every head, S twice. */
+template <int D> struct chunk_layout<D, true> : chunk_sums<D> {
+    unsigned char key[RH_TILE_BYTES(C, D)];
+    union {
+        unsigned char query[RH_TILE_BYTES(C, D)];
+        unsigned char dw[RH_TILE_BYTES(C, D)];
+        unsigned char w[RH_TILE_BYTES(C, D)];
+    };
+    union {
+        unsigned char s[RH_TILE_BYTES(D, D)];
+        struct {
+            union {
+                unsigned char r[RH_TILE_BYTES(C, D)];
+                unsigned char lambda[RH_TILE_BYTES(C, C)];
+                unsigned char u[RH_TILE_BYTES(C, D)];
+            };
+            union {
+                unsigned char ds[RH_TILE_BYTES(D, D)];
+                struct {
+                    unsigned char xv[RH_TILE_BYTES(C, D)];
+                    union {
+                        unsigned char d_o[RH_TILE_BYTES(C, D)];
+                        unsigned char dr[RH_TILE_BYTES(C, D)];
+                        unsigned char xk[RH_TILE_BYTES(C, D)];
+                    };
+                };
+            };
+        };
+    };
+};
+static_assert(sizeof(chunk_layout<128, false>) <= RH_SHARED_SM80 &&
+                  sizeof(chunk_layout<128, true>) <= RH_SHARED_LEAST &&
+                  sizeof(chunk_layout<64, false>) <= RH_SHARED_LEAST,
               "shared memory of delta_chunk_backward");
 
 /* Onto the sums of row g (or g + 8) of the strip over this part of the columns: one lane a row. */
 template <int D>
-__device__ __forceinline__ void add_gates(struct chunk_shared<D> &x, int half, float dc,
+__device__ __forceinline__ void add_gates(struct chunk_sums<D> &x, int half, float dc,
                                           float dbeta)
 {
     const int lane = (int)(threadIdx.x % RH_WARP);
@@ -81,7 +119,7 @@ __device__ __forceinline__ void add_gates(struct chunk_shared<D> &x, int half, f
     }
 }
 
-template <int D> __device__ __forceinline__ void clear_gates(struct chunk_shared<D> &x)
+template <int D> __device__ __forceinline__ void clear_gates(struct chunk_sums<D> &x)
 {
     const int lane = (int)(threadIdx.x % RH_WARP);
     if (lane % 4 == 0) {
@@ -160,8 +198,8 @@ template <int D> struct chunk_gradients {
 };
 
 /* X = dO S^T: dQ += diag(e^c) X. */
-template <int D>
-__device__ __forceinline__ void through_state(struct chunk_shared<D> &x,
+template <int D, class Layout>
+__device__ __forceinline__ void through_state(Layout &x,
                                               struct chunk_gradients<D> *d)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
@@ -182,8 +220,8 @@ __device__ __forceinline__ void through_state(struct chunk_shared<D> &x,
 }
 
 /* Y = R dS^T: dK += diag(e^(c_last - c)) Y. */
-template <int D>
-__device__ __forceinline__ void through_leaving(struct chunk_shared<D> &x,
+template <int D, class Layout>
+__device__ __forceinline__ void through_leaving(Layout &x,
                                                 struct chunk_gradients<D> *d)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
@@ -209,8 +247,8 @@ __device__ __forceinline__ void through_leaving(struct chunk_shared<D> &x,
 }
 
 /* a = tril(dO R^T) * decay into its tile, and the sums of a * (Q K^T). */
-template <int D>
-__device__ __forceinline__ void through_scores(struct chunk_shared<D> &x)
+template <int D, class Layout>
+__device__ __forceinline__ void through_scores(Layout &x)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int t = (int)(threadIdx.x % 4);
@@ -253,8 +291,8 @@ __device__ __forceinline__ void through_scores(struct chunk_shared<D> &x)
 }
 
 /* dQ += a K, dK += a^T Q */
-template <int D>
-__device__ __forceinline__ void apply_scores(const struct chunk_shared<D> &x,
+template <int D, class Layout>
+__device__ __forceinline__ void apply_scores(const Layout &x,
                                              struct chunk_gradients<D> *d)
 {
     const int first = PART * split<D>::wide;
@@ -272,12 +310,15 @@ __device__ __forceinline__ void apply_scores(const struct chunk_shared<D> &x,
 }
 
 /* <S, dS>, a part for each warp. */
-template <int D> __device__ __forceinline__ void state_dot(struct chunk_shared<D> &x)
+template <int D>
+__device__ __forceinline__ void state_dot(struct chunk_sums<D> &x, const unsigned char *state,
+                                          const unsigned char *gradient)
 {
     float sum = 0.0F;
-    for (int at = (int)threadIdx.x * 4; at < (int)sizeof x.s; at += split<D>::threads * 4) {
-        const uint32_t s = *(const uint32_t *)(x.s + at);
-        const uint32_t d = *(const uint32_t *)(x.ds + at);
+    for (int at = (int)threadIdx.x * 4; at < (int)RH_TILE_BYTES(D, D);
+         at += split<D>::threads * 4) {
+        const uint32_t s = *(const uint32_t *)(state + at);
+        const uint32_t d = *(const uint32_t *)(gradient + at);
         sum += rh_bf16_low(s) * rh_bf16_low(d) + rh_bf16_high(s) * rh_bf16_high(d);
     }
     sum = rh_warp_sum(sum);
@@ -286,8 +327,8 @@ template <int D> __device__ __forceinline__ void state_dot(struct chunk_shared<D
 }
 
 /* X_v = Lambda^T dR (to its tile): dV = diag(beta) X_v. */
-template <int D>
-__device__ __forceinline__ void through_value(struct chunk_shared<D> &x, const bf16 *v, int64_t ldv,
+template <int D, class Layout>
+__device__ __forceinline__ void through_value(Layout &x, const bf16 *v, int64_t ldv,
                                               bf16 *dv, int64_t lddv, int exist, int size)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
@@ -323,8 +364,8 @@ __device__ __forceinline__ void through_value(struct chunk_shared<D> &x, const b
 }
 
 /* dW = -dR S^T, kept in registers until S is free. */
-template <int D>
-__device__ __forceinline__ void gradient_of_w(const struct chunk_shared<D> &x,
+template <int D, class Layout>
+__device__ __forceinline__ void gradient_of_w(const Layout &x,
                                               float dw[split<D>::wide][4])
 {
     rh_clear<split<D>::wide>(dw);
@@ -338,8 +379,8 @@ __device__ __forceinline__ void gradient_of_w(const struct chunk_shared<D> &x,
 }
 
 /* X_k = Lambda^T dW (to its tile): dK += diag(beta e^c) X_k. */
-template <int D>
-__device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct chunk_gradients<D> *d)
+template <int D, class Layout>
+__device__ __forceinline__ void through_key(Layout &x, struct chunk_gradients<D> *d)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int first = PART * split<D>::wide;
@@ -348,7 +389,7 @@ __device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct ch
     for (int k = STRIP; k < 4; k++) {
         uint32_t a[4];
         rh_load_a<true>(a, x.lambda, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-        rh_multiply<split<D>::wide, true>(xk, a, x.second.dw, D / 8, 2 * k, first);
+        rh_multiply<split<D>::wide, true>(xk, a, x.dw, D / 8, 2 * k, first);
     }
     float e[2];
     float beta_e[2];
@@ -363,12 +404,12 @@ __device__ __forceinline__ void through_key(struct chunk_shared<D> &x, struct ch
 #pragma unroll
     for (int half = 0; half < 2; half++)
         add_gates<D>(x, half, beta_e[half] * dot[half], e[half] * dot[half]);
-    store_tile<split<D>::wide>(x.second.xk, D / 8, first, xk);
+    store_tile<split<D>::wide>(x.xk, D / 8, first, xk);
 }
 
 /* dL = -tril_-1(X_v U^T + X_k W^T): diag(beta) dL * decay into its tile and the sums with K K^T. */
-template <int D>
-__device__ __forceinline__ void through_lower(struct chunk_shared<D> &x)
+template <int D, class Layout>
+__device__ __forceinline__ void through_lower(Layout &x)
 {
     const int g = (int)(threadIdx.x % RH_WARP) / 4;
     const int t = (int)(threadIdx.x % 4);
@@ -380,9 +421,9 @@ __device__ __forceinline__ void through_lower(struct chunk_shared<D> &x)
     for (int k = 0; k < D / 8; k += 2) {
         uint32_t a[4];
         rh_load_a<false>(a, x.xv, D / 8, 2 * STRIP, k);
-        rh_multiply<split<D>::narrow, false>(dl, a, x.third.u, D / 8, k, split<D>::narrow * PART);
-        rh_load_a<false>(a, x.second.xk, D / 8, 2 * STRIP, k);
-        rh_multiply<split<D>::narrow, false>(dl, a, x.third.w, D / 8, k, split<D>::narrow * PART);
+        rh_multiply<split<D>::narrow, false>(dl, a, x.u, D / 8, k, split<D>::narrow * PART);
+        rh_load_a<false>(a, x.xk, D / 8, 2 * STRIP, k);
+        rh_multiply<split<D>::narrow, false>(dl, a, x.w, D / 8, k, split<D>::narrow * PART);
         rh_load_a<false>(a, x.key, D / 8, 2 * STRIP, k);
         rh_multiply<split<D>::narrow, false>(kk, a, x.key, D / 8, k, split<D>::narrow * PART);
     }
@@ -418,8 +459,8 @@ __device__ __forceinline__ void through_lower(struct chunk_shared<D> &x)
 }
 
 /* dK += (b + b^T) K */
-template <int D>
-__device__ __forceinline__ void apply_lower(const struct chunk_shared<D> &x,
+template <int D, class Layout>
+__device__ __forceinline__ void apply_lower(const Layout &x,
                                             struct chunk_gradients<D> *d)
 {
     const int first = PART * split<D>::wide;
@@ -438,7 +479,7 @@ __device__ __forceinline__ void apply_lower(const struct chunk_shared<D> &x,
 
 /* dbeta and dg of a value head, by the first warp: two rows a lane. */
 template <int D>
-__device__ __forceinline__ void store_gates(const struct chunk_shared<D> &x, float *dbeta,
+__device__ __forceinline__ void store_gates(const struct chunk_sums<D> &x, float *dbeta,
                                             float *dg, int64_t ld, int rows)
 {
     const int lane = (int)(threadIdx.x % RH_WARP);
@@ -483,60 +524,138 @@ __device__ __forceinline__ void store_gates(const struct chunk_shared<D> &x, flo
     }
 }
 
-/* One value head: its share of dQ and dK, and all of dV, dbeta and dg. */
-template <int D>
-__device__ __forceinline__ void chunk_head(struct chunk_shared<D> &x, const struct rh_delta_rule &p,
+/* Where a value head's operands are in device memory. */
+template <int D> struct head_memory {
+    const unsigned char *s, *r, *ds, *dr, *lambda, *u, *w; /* tiles */
+    const bf16 *d_o, *v;
+    bf16 *dv;
+    int64_t ldo, gates;
+
+    __device__ __forceinline__ head_memory(const struct rh_delta_rule &p,
                                            const struct rh_delta_memory &m,
                                            const struct gradients &out,
-                                           const struct rh_delta_place &at, int64_t head,
-                                           struct chunk_gradients<D> *d)
+                                           const struct rh_delta_place &at, int64_t head)
+    {
+        const int64_t tile = at.tile * (int64_t)RH_TILE_BYTES(C, D);
+        const int64_t square = at.tile * (int64_t)RH_TILE_BYTES(D, D);
+        s = m.s + square, ds = out.ds + square;
+        r = m.r + tile, dr = out.dr + tile, u = m.u + tile, w = m.w + tile;
+        lambda = m.lambda + at.tile * (int64_t)RH_TILE_BYTES(C, C);
+        ldo = p.value_heads * p.value_size;
+        d_o = (const bf16 *)p.d_o + at.first * ldo + head * p.value_size;
+        v = (const bf16 *)p.v + at.first * p.ldv + head * p.value_size;
+        dv = (bf16 *)p.dv + at.first * p.lddv + head * p.value_size;
+        gates = at.first * p.value_heads + head;
+    }
+};
+
+/* All copies of this block have come, and what was read before may be written. */
+__device__ __forceinline__ void arrived()
 {
-    const int64_t tile = at.tile * (int64_t)RH_TILE_BYTES(C, D);
-    const int64_t square = at.tile * (int64_t)RH_TILE_BYTES(D, D);
-    const int64_t ldo = p.value_heads * p.value_size;
-    const int64_t gates = at.first * p.value_heads + head;
-    clear_gates<D>(x);
-    rh_copy_rows<D>(x.d_o, (const bf16 *)p.d_o + at.first * ldo + head * p.value_size, ldo,
-                    at.rows, (int)p.value_size);
-    rh_copy_tile(x.s, m.s + square, (int)sizeof x.s);
     rh_cp_async_commit();
-    rh_copy_tile(x.r, m.r + tile, (int)RH_TILE_BYTES(C, D));
-    rh_copy_tile(x.ds, out.ds + square, (int)sizeof x.ds);
-    rh_copy_tile(x.dr, out.dr + tile, (int)sizeof x.dr);
+    rh_cp_async_wait<0>();
+    __syncthreads();
+}
+
+/* From the copies to X_k; S, R and dS come early. */
+template <int D>
+__device__ __forceinline__ void through_head(chunk_layout<D, false> &x, const head_memory<D> &from,
+                                             const struct rh_delta_rule &p,
+                                             const struct rh_delta_place &at, const bf16 *,
+                                             struct chunk_gradients<D> *d)
+{
+    rh_copy_rows<D>(x.d_o, from.d_o, from.ldo, at.rows, (int)p.value_size);
+    rh_copy_tile(x.s, from.s, (int)sizeof x.s);
     rh_cp_async_commit();
-    if (threadIdx.x < RH_WARP)
-        rh_make_gates(&x.gates, p.g + gates, p.beta + gates, p.value_heads, at.rows);
+    rh_copy_tile(x.r, from.r, (int)sizeof x.r);
+    rh_copy_tile(x.ds, from.ds, (int)sizeof x.ds);
+    rh_copy_tile(x.dr, from.dr, (int)sizeof x.dr);
+    rh_cp_async_commit();
     rh_cp_async_wait<1>();
     __syncthreads();
     through_state<D>(x, d);
     rh_cp_async_wait<0>();
     __syncthreads();
     through_scores<D>(x);
-    state_dot<D>(x);
+    state_dot<D>(x, x.s, x.ds);
     through_leaving<D>(x, d);
     __syncthreads(); /* a is whole; dO, R and dS are free */
-    rh_copy_tile(x.lambda, m.lambda + at.tile * (int64_t)RH_TILE_BYTES(C, C),
-                 (int)sizeof x.lambda);
-    rh_copy_tile(x.third.u, m.u + tile, (int)sizeof x.third.u);
-    rh_copy_tile(x.third.w, m.w + tile, (int)sizeof x.third.w);
+    rh_copy_tile(x.lambda, from.lambda, (int)sizeof x.lambda);
+    rh_copy_tile(x.u, from.u, (int)sizeof x.u);
+    rh_copy_tile(x.w, from.w, (int)sizeof x.w);
     rh_cp_async_commit();
     apply_scores<D>(x, d);
     float dw[split<D>::wide][4];
     gradient_of_w<D>(x, dw);
     __syncthreads(); /* S is free */
-    store_tile<split<D>::wide>(x.second.dw, D / 8, PART * split<D>::wide, dw);
+    store_tile<split<D>::wide>(x.dw, D / 8, PART * split<D>::wide, dw);
     rh_cp_async_wait<0>();
     __syncthreads();
-    through_value<D>(x, (const bf16 *)p.v + at.first * p.ldv + head * p.value_size, p.ldv,
-                     (bf16 *)p.dv + at.first * p.lddv + head * p.value_size, p.lddv, at.rows,
-                     (int)p.value_size);
+    through_value<D>(x, from.v, p.ldv, from.dv, p.lddv, at.rows, (int)p.value_size);
     through_key<D>(x, d);
     __syncthreads();
+}
+
+/* The same sums in the same order: results are the same bytes. */
+template <int D>
+__device__ __forceinline__ void through_head(chunk_layout<D, true> &x, const head_memory<D> &from,
+                                             const struct rh_delta_rule &p,
+                                             const struct rh_delta_place &at, const bf16 *query,
+                                             struct chunk_gradients<D> *d)
+{
+    rh_copy_rows<D>(x.query, query, p.key_heads * p.key_size, at.rows, (int)p.key_size);
+    rh_copy_rows<D>(x.d_o, from.d_o, from.ldo, at.rows, (int)p.value_size);
+    rh_copy_tile(x.s, from.s, (int)sizeof x.s);
+    arrived();
+    through_state<D>(x, d);
+    __syncthreads(); /* S is free */
+    rh_copy_tile(x.r, from.r, (int)sizeof x.r);
+    arrived();
+    through_scores<D>(x);
+    __syncthreads(); /* a is whole; dO is free */
+    rh_copy_tile(x.ds, from.ds, (int)sizeof x.ds);
+    arrived();
+    state_dot<D>(x, from.s, x.ds);
+    through_leaving<D>(x, d);
+    __syncthreads(); /* R and dS are free */
+    rh_copy_tile(x.s, from.s, (int)sizeof x.s);
+    rh_copy_tile(x.dr, from.dr, (int)sizeof x.dr);
+    rh_cp_async_commit();
+    apply_scores<D>(x, d);
+    arrived();
+    float dw[split<D>::wide][4];
+    gradient_of_w<D>(x, dw);
+    __syncthreads(); /* S and Q are free */
+    rh_copy_tile(x.lambda, from.lambda, (int)sizeof x.lambda);
+    store_tile<split<D>::wide>(x.dw, D / 8, PART * split<D>::wide, dw);
+    arrived();
+    through_value<D>(x, from.v, p.ldv, from.dv, p.lddv, at.rows, (int)p.value_size);
+    __syncthreads(); /* dR is free */
+    through_key<D>(x, d);
+    __syncthreads(); /* Lambda and dW are free */
+    rh_copy_tile(x.u, from.u, (int)sizeof x.u);
+    rh_copy_tile(x.w, from.w, (int)sizeof x.w);
+    arrived();
+}
+
+/* One value head: its share of dQ and dK, and all of dV, dbeta and dg. query: of the key head. */
+template <int D, class Layout>
+__device__ __forceinline__ void chunk_head(Layout &x, const struct rh_delta_rule &p,
+                                           const struct rh_delta_memory &m,
+                                           const struct gradients &out,
+                                           const struct rh_delta_place &at, int64_t head,
+                                           const bf16 *query, struct chunk_gradients<D> *d)
+{
+    const head_memory<D> from(p, m, out, at, head);
+    clear_gates<D>(x);
+    if (threadIdx.x < RH_WARP)
+        rh_make_gates(&x.gates, p.g + from.gates, p.beta + from.gates, p.value_heads, at.rows);
+    through_head(x, from, p, at, query, d);
     through_lower<D>(x);
     __syncthreads();
     apply_lower<D>(x, d);
     if (threadIdx.x < RH_WARP)
-        store_gates<D>(x, p.dbeta + gates, p.dg + gates, p.value_heads, at.rows);
+        store_gates<D>(x, p.dbeta + from.gates, p.dg + from.gates, p.value_heads, at.rows);
     __syncthreads(); /* all tiles are free */
 }
 
@@ -560,12 +679,12 @@ __device__ __forceinline__ void store_rows(bf16 *to, int64_t ld, int rows, int s
 }
 
 /* Grid: chunks, key heads, sequences. */
-template <int D>
+template <int D, bool Tight>
 __global__ void __launch_bounds__(split<D>::threads, 1)
     delta_chunk_backward(struct rh_delta_rule p, struct rh_delta_memory m, struct gradients out)
 {
     RH_SHARED(raw);
-    struct chunk_shared<D> &x = *(struct chunk_shared<D> *)raw;
+    chunk_layout<D, Tight> &x = *(chunk_layout<D, Tight> *)raw;
     const int64_t key_head = blockIdx.y;
     const int64_t group = p.value_heads / p.key_heads;
     const int64_t ldk = p.key_heads * p.key_size;
@@ -575,10 +694,12 @@ __global__ void __launch_bounds__(split<D>::threads, 1)
     struct rh_delta_place at = rh_delta_at(p, m.chunks, blockIdx.z, key_head * group, blockIdx.x);
     const int64_t keys = (at.first * p.key_heads + key_head) * p.key_size;
     rh_copy_rows<D>(x.key, (const bf16 *)p.k + keys, ldk, at.rows, (int)p.key_size);
-    rh_copy_rows<D>(x.query, (const bf16 *)p.q + keys, ldk, at.rows, (int)p.key_size);
+    const bf16 *query = (const bf16 *)p.q + keys;
+    if (!Tight)
+        rh_copy_rows<D>(x.query, query, ldk, at.rows, (int)p.key_size);
     for (int64_t head = key_head * group; head < (key_head + 1) * group; head++) {
         at = rh_delta_at(p, m.chunks, blockIdx.z, head, blockIdx.x);
-        chunk_head<D>(x, p, m, out, at, head, &d);
+        chunk_head<D>(x, p, m, out, at, head, query, &d);
     }
     store_rows<D>((bf16 *)p.dq + keys, ldk, at.rows, (int)p.key_size, d.q);
     store_rows<D>((bf16 *)p.dk + keys, ldk, at.rows, (int)p.key_size, d.k);

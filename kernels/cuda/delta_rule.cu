@@ -175,6 +175,8 @@ template <int D> struct prepare_shared {
     struct rh_delta_gates gates;
     float beta_e[C]; /* beta e^c */
 };
+static_assert(sizeof(struct prepare_shared<128>) <= RH_SHARED_LEAST,
+              "shared memory of delta_prepare");
 
 /* Grid: chunks, key heads, sequences. The value heads of a key head share K K^T and Q K^T. */
 template <int D>
@@ -250,11 +252,15 @@ template <int D> struct scan_stage {
     float gate[2 * C];
 };
 
-template <int D> struct scan_shared {
-    struct scan_stage<D> stage[2];
+/* Stages: two, so that a chunk comes while the last is used; one where shared memory is short. */
+template <int D, int Stages> struct scan_shared {
+    struct scan_stage<D> stage[Stages];
     unsigned char out[RH_TILE_BYTES(C, D)]; /* a part of [16, 64] for each warp */
 };
-static_assert(sizeof(struct scan_shared<128>) <= RH_SHARED_MOST, "shared memory of delta_scan");
+static_assert(sizeof(struct scan_shared<128, 2>) <= RH_SHARED_SM80 &&
+                  sizeof(struct scan_shared<128, 1>) <= RH_SHARED_LEAST &&
+                  sizeof(struct scan_shared<64, 2>) <= RH_SHARED_LEAST,
+              "shared memory of delta_scan");
 
 template <int D>
 __device__ __forceinline__ void load_stage(struct scan_stage<D> *stage,
@@ -325,12 +331,12 @@ __device__ __forceinline__ void carry_state(const struct scan_stage<D> &x, float
 
 /* Grid: value heads of all sequences. Each warp carries 16 columns of the state as S^T in its
  * registers and needs nothing from the others. */
-template <int D>
+template <int D, int Stages>
 __global__ void __launch_bounds__(2 * D, 1)
     delta_scan(struct rh_delta_rule p, struct rh_delta_memory m)
 {
     RH_SHARED(raw);
-    struct scan_shared<D> &shared = *(struct scan_shared<D> *)raw;
+    struct scan_shared<D, Stages> &shared = *(struct scan_shared<D, Stages> *)raw;
     const int warp = (int)threadIdx.x / RH_WARP;
     const int column = warp * 16; /* of the state */
     const int64_t sequence = blockIdx.x / p.value_heads;
@@ -340,14 +346,17 @@ __global__ void __launch_bounds__(2 * D, 1)
     unsigned char *turn = shared.out + warp * (int)RH_TILE_BYTES(16, C);
     float s[D / 8][4];
     rh_clear<D / 8>(s);
-    load_stage<D>(&shared.stage[0], p, m, rh_delta_at(p, m.chunks, sequence, head, 0), key_head);
+    if (Stages > 1)
+        load_stage<D>(&shared.stage[0], p, m, rh_delta_at(p, m.chunks, sequence, head, 0),
+                      key_head);
     for (int64_t chunk = 0; chunk < m.chunks; chunk++) {
         const struct rh_delta_place at = rh_delta_at(p, m.chunks, sequence, head, chunk);
-        const struct scan_stage<D> &x = shared.stage[chunk % 2];
-        if (chunk + 1 < m.chunks) {
-            load_stage<D>(&shared.stage[(chunk + 1) % 2], p, m,
-                          rh_delta_at(p, m.chunks, sequence, head, chunk + 1), key_head);
-            rh_cp_async_wait<1>();
+        const struct scan_stage<D> &x = shared.stage[chunk % Stages];
+        const int64_t next = chunk + Stages - 1;
+        if (next < m.chunks) {
+            load_stage<D>(&shared.stage[next % Stages], p, m,
+                          rh_delta_at(p, m.chunks, sequence, head, next), key_head);
+            rh_cp_async_wait<Stages - 1>();
         } else {
             rh_cp_async_wait<0>();
         }
@@ -402,22 +411,31 @@ void *take(unsigned char **memory, size_t bytes)
     return mine;
 }
 
+template <int D, int Stages>
+void scan(struct rh_backend *b, const struct rh_delta_rule *p, const struct rh_delta_memory *m)
+{
+    const dim3 heads((unsigned)(p->batch * p->value_heads));
+    const size_t shared = sizeof(struct scan_shared<D, Stages>);
+    rh_cuda_check(b, rh_cuda_allow_shared(delta_scan<D, Stages>, shared),
+                  "shared memory of delta_scan");
+    RH_LAUNCH((delta_scan<D, Stages>), heads, 2 * D, shared, rh_cuda_stream(b), *p, *m);
+    rh_cuda_check(b, cudaGetLastError(), "delta_scan");
+}
+
 template <int D>
 void forward(struct rh_backend *b, const struct rh_delta_rule *p,
                     const struct rh_delta_memory *m)
 {
     const dim3 chunks((unsigned)m->chunks, (unsigned)p->key_heads, (unsigned)p->batch);
-    const dim3 heads((unsigned)(p->batch * p->value_heads));
     rh_cuda_check(b, rh_cuda_allow_shared(delta_prepare<D>, sizeof(struct prepare_shared<D>)),
                   "shared memory of delta_prepare");
-    rh_cuda_check(b, rh_cuda_allow_shared(delta_scan<D>, sizeof(struct scan_shared<D>)),
-                  "shared memory of delta_scan");
     RH_LAUNCH((delta_prepare<D>), chunks, PREPARE_THREADS, sizeof(struct prepare_shared<D>),
               rh_cuda_stream(b), *p, *m);
     rh_cuda_check(b, cudaGetLastError(), "delta_prepare");
-    RH_LAUNCH((delta_scan<D>), heads, 2 * D, sizeof(struct scan_shared<D>), rh_cuda_stream(b), *p,
-              *m);
-    rh_cuda_check(b, cudaGetLastError(), "delta_scan");
+    if (D <= 64 || rh_cuda_holds(sizeof(struct scan_shared<D, 2>)))
+        scan<D, 2>(b, p, m);
+    else
+        scan<D, D <= 64 ? 2 : 1>(b, p, m);
 }
 
 } // namespace

@@ -93,31 +93,63 @@ __device__ __forceinline__ void scan_chunk(const struct scan_stage<D> &x, float 
     }
 }
 
-template <int D>
+/* Stages: as in delta_rule.cu. */
+template <int D, int Stages>
 __global__ void __launch_bounds__(2 * D, 1)
     delta_scan_backward(struct rh_delta_rule p, struct rh_delta_memory m, struct gradients out)
 {
     RH_SHARED(raw);
-    struct scan_stage<D> *stage = (struct scan_stage<D> *)raw; /* two */
+    struct scan_stage<D> *stage = (struct scan_stage<D> *)raw;
     const int column = (int)threadIdx.x / RH_WARP * 16;
     const int64_t sequence = blockIdx.x / p.value_heads;
     const int64_t head = blockIdx.x % p.value_heads;
     float s[D / 8][4];
     rh_clear<D / 8>(s);
-    load_stage<D>(&stage[(m.chunks - 1) % 2], p, m, sequence, head, m.chunks - 1);
+    if (Stages > 1)
+        load_stage<D>(&stage[(m.chunks - 1) % Stages], p, m, sequence, head, m.chunks - 1);
     for (int64_t chunk = m.chunks - 1; chunk >= 0; chunk--) {
         const int64_t tile = rh_delta_at(p, m.chunks, sequence, head, chunk).tile;
-        if (chunk > 0) {
-            load_stage<D>(&stage[(chunk - 1) % 2], p, m, sequence, head, chunk - 1);
-            rh_cp_async_wait<1>();
+        const int64_t next = chunk - (Stages - 1);
+        if (next >= 0) {
+            load_stage<D>(&stage[next % Stages], p, m, sequence, head, next);
+            rh_cp_async_wait<Stages - 1>();
         } else {
             rh_cp_async_wait<0>();
         }
         __syncthreads();
-        scan_chunk<D>(stage[chunk % 2], s, out.dr + tile * (int64_t)RH_TILE_BYTES(C, D),
+        scan_chunk<D>(stage[chunk % Stages], s, out.dr + tile * (int64_t)RH_TILE_BYTES(C, D),
                       out.ds + tile * (int64_t)RH_TILE_BYTES(D, D), column);
         __syncthreads(); /* the next turn loads into this stage */
     }
+}
+
+template <int D, int Stages>
+void scan(struct rh_backend *b, const struct rh_delta_rule *p, const struct rh_delta_memory *m,
+          const struct gradients &out)
+{
+    const dim3 heads((unsigned)(p->batch * p->value_heads));
+    const size_t shared = Stages * sizeof(struct scan_stage<D>);
+    static_assert(Stages * sizeof(struct scan_stage<D>) <=
+                      (Stages > 1 && D > 64 ? RH_SHARED_SM80 : RH_SHARED_LEAST),
+                  "shared memory of delta_scan_backward");
+    rh_cuda_check(b, rh_cuda_allow_shared(delta_scan_backward<D, Stages>, shared),
+                  "shared memory of delta_scan_backward");
+    RH_LAUNCH((delta_scan_backward<D, Stages>), heads, 2 * D, shared, rh_cuda_stream(b), *p, *m,
+              out);
+    rh_cuda_check(b, cudaGetLastError(), "delta_scan_backward");
+}
+
+template <int D, bool Tight>
+void per_chunk(struct rh_backend *b, const struct rh_delta_rule *p, const struct rh_delta_memory *m,
+               const struct gradients &out)
+{
+    const dim3 chunks((unsigned)m->chunks, (unsigned)p->key_heads, (unsigned)p->batch);
+    const size_t shared = sizeof(chunk_layout<D, Tight>);
+    rh_cuda_check(b, rh_cuda_allow_shared(delta_chunk_backward<D, Tight>, shared),
+                  "shared memory of delta_chunk_backward");
+    RH_LAUNCH((delta_chunk_backward<D, Tight>), chunks, split<D>::threads, shared,
+              rh_cuda_stream(b), *p, *m, out);
+    rh_cuda_check(b, cudaGetLastError(), "delta_chunk_backward");
 }
 
 template <int D>
@@ -131,19 +163,13 @@ void backward(struct rh_backend *b, const struct rh_delta_rule *p,
     if (!scratch)
         return;
     const struct gradients out = {scratch, scratch + dr};
-    const dim3 chunks((unsigned)m->chunks, (unsigned)p->key_heads, (unsigned)p->batch);
-    const dim3 heads((unsigned)(p->batch * p->value_heads));
-    const size_t scan_bytes = 2 * sizeof(struct scan_stage<D>);
-    const size_t chunk_bytes = sizeof(struct chunk_shared<D>);
-    rh_cuda_check(b, rh_cuda_allow_shared(delta_scan_backward<D>, scan_bytes),
-                  "shared memory of delta_scan_backward");
-    rh_cuda_check(b, rh_cuda_allow_shared(delta_chunk_backward<D>, chunk_bytes),
-                  "shared memory of delta_chunk_backward");
-    RH_LAUNCH((delta_scan_backward<D>), heads, 2 * D, scan_bytes, rh_cuda_stream(b), *p, *m, out);
-    rh_cuda_check(b, cudaGetLastError(), "delta_scan_backward");
-    RH_LAUNCH((delta_chunk_backward<D>), chunks, split<D>::threads, chunk_bytes, rh_cuda_stream(b),
-              *p, *m, out);
-    rh_cuda_check(b, cudaGetLastError(), "delta_chunk_backward");
+    if (D <= 64 || rh_cuda_holds(sizeof(chunk_layout<D, false>))) {
+        scan<D, 2>(b, p, m, out);
+        per_chunk<D, false>(b, p, m, out);
+    } else {
+        scan<D, D <= 64 ? 2 : 1>(b, p, m, out);
+        per_chunk<D, (D > 64)>(b, p, m, out);
+    }
 }
 
 } // namespace

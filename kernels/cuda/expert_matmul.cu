@@ -14,6 +14,15 @@
  */
 bool rh_cuda_forbid_wgmma = getenv("RH_CUDA_NO_WGMMA") != nullptr;
 
+static size_t cap_of_environment()
+{
+    const char *text = getenv("RH_CUDA_SHARED_KIB");
+    const size_t kib = text ? strtoull(text, nullptr, 10) : 0;
+    return kib > 0 ? kib << 10 : RH_SHARED_SM90;
+}
+
+size_t rh_cuda_shared_cap = cap_of_environment();
+
 namespace
 {
 
@@ -295,7 +304,7 @@ template <int FORM, int STAGES, bool WGMMA>
 __global__ void __launch_bounds__(THREADS, 1) grouped_gemm(const grouped g)
 {
     RH_SHARED(shared);
-    unsigned char *stages = rh_tile_base(shared);
+    unsigned char *stages = rh_tile_base<WGMMA>(shared);
     plan p;
     p.begin = (int *)(stages + STAGES * STAGE_BYTES);
     p.first = p.begin + g.experts + 1;
@@ -306,9 +315,14 @@ __global__ void __launch_bounds__(THREADS, 1) grouped_gemm(const grouped g)
         run_mma<FORM, STAGES>(g, p, stages);
 }
 
+template <int STAGES, bool WGMMA> size_t shared_bytes(const grouped &g)
+{
+    return RH_TILE_ROOM(WGMMA) + STAGES * STAGE_BYTES + 2 * sizeof(int) * (g.experts + 1);
+}
+
 template <int FORM, int STAGES, bool WGMMA> void launch(struct rh_backend *b, const grouped &g)
 {
-    const size_t shared = RH_TILE_ALIGN + STAGES * STAGE_BYTES + 2 * sizeof(int) * (g.experts + 1);
+    const size_t shared = shared_bytes<STAGES, WGMMA>(g);
     rh_cuda_check(b, rh_cuda_allow_shared(grouped_gemm<FORM, STAGES, WGMMA>, shared),
                   "shared memory of expert_matmul");
     RH_LAUNCH((grouped_gemm<FORM, STAGES, WGMMA>), rh_cuda_multiprocessors(), THREADS, shared,
@@ -318,11 +332,13 @@ template <int FORM, int STAGES, bool WGMMA> void launch(struct rh_backend *b, co
 
 template <int FORM> void run(struct rh_backend *b, const grouped &g)
 {
-    /* Four stages are what sm_90 holds, three what sm_80 does. */
+    /* Four stages are what sm_90 holds, three what sm_80 does, two what the others do. */
     if (rh_cuda_has_wgmma())
         launch<FORM, 4, true>(b, g);
-    else
+    else if (rh_cuda_holds(shared_bytes<3, false>(g)))
         launch<FORM, 3, false>(b, g);
+    else
+        launch<FORM, 2, false>(b, g);
 }
 
 } // namespace

@@ -8,7 +8,7 @@
  * Matrix tiles in shared memory, bf16. A tile of ROWS x COLUMNS is cut into slabs of 64 columns,
  * one after another; a slab holds ROWS rows of 128 bytes, and 16-byte chunk c of row r sits at
  * place c ^ (r & 7). This is the 128-byte swizzle of wgmma, free of bank conflicts for ldmatrix
- * too, so that both read the same tiles. Tiles begin at multiples of 1024 bytes.
+ * too, so that both read the same tiles. For wgmma, tiles begin at multiples of 1024 bytes.
  */
 #define RH_SLAB 64
 
@@ -18,10 +18,13 @@ template <int ROWS> __device__ __forceinline__ int rh_tile_at(int row, int colum
     return column / RH_SLAB * (ROWS * 128) + row * 128 + ((column / 8 ^ row) & 7) * 16;
 }
 
-/* The first place at or after `shared` where a tile may begin, at most RH_TILE_ALIGN on. */
-#define RH_TILE_ALIGN 1024
-__device__ __forceinline__ unsigned char *rh_tile_base(unsigned char *shared)
+/* The first place at or after `shared` where a tile may begin, at most RH_TILE_ROOM on. */
+#define RH_TILE_ALIGN       1024
+#define RH_TILE_ROOM(wgmma) ((wgmma) ? RH_TILE_ALIGN : 0)
+template <bool WGMMA> __device__ __forceinline__ unsigned char *rh_tile_base(unsigned char *shared)
 {
+    if (!WGMMA)
+        return shared;
 #ifdef RH_CUDA_EMU
     return shared + (-(uintptr_t)shared & (RH_TILE_ALIGN - 1));
 #else

@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "gpu_model.h"
+#include "op_small.h"
 #include "tensor/dtype.h"
 
 #define BATCH 2
@@ -256,8 +257,10 @@ int main(int argc, char **argv)
     struct rh_error err;
     struct gpu_model model;
     int orders = 2;
-    if (argc == 3 && strcmp(argv[1], "--orders") == 0)
+    if (argc >= 3 && strcmp(argv[1], "--orders") == 0)
         orders = atoi(argv[2]);
+    if (argc >= 2 && strcmp(argv[argc - 1], "--small") == 0)
+        rh_small_gpu();
     if (rh_backend_new("cuda", 0, &gpu, &err) != RH_OK) {
         printf("skipped: %s\n", err.message);
         return 77;

@@ -3,9 +3,9 @@
  * its bound, be written exactly where the CPU writes, and be the same bytes on every run: emulated runs go in
  * different orders of blocks, warps and lanes.
  *
- *   test_op_parity [--against cpu|reference] [--orders N] [--seed N] [--no-wgmma] [--list] [OP ...]
+ *   test_op_parity [--against cpu|reference] [--orders N] [--seed N] [--no-wgmma] [--small] [--list] [OP ...]
  *
- * --no-wgmma: what runs before sm_90, also on sm_90.
+ * --no-wgmma: what runs before sm_90, also on sm_90. --small: what runs with 99 KiB of shared memory a block.
  */
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "op_cases.h"
+#include "op_small.h"
 
 /* There in emulated programs only. */
 void rh_emu_set_order(uint64_t seed) __attribute__((weak));
@@ -185,6 +186,9 @@ static void parse(int argc, char **argv, struct options *o)
             exit(0);
         } else if (strcmp(argv[i], "--no-wgmma") == 0) {
             rh_cuda_forbid_wgmma = true;
+            continue;
+        } else if (strcmp(argv[i], "--small") == 0) {
+            rh_small_gpu();
             continue;
         } else if (strcmp(argv[i], "--against") == 0) {
             o->against = value;
