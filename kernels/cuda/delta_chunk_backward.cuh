@@ -557,6 +557,15 @@ __device__ __forceinline__ void arrived()
     __syncthreads();
 }
 
+/* By the first warp, while the copies run. */
+template <int D>
+__device__ __forceinline__ void make_gates(struct chunk_sums<D> &x, const head_memory<D> &from,
+                                           const struct rh_delta_rule &p, int rows)
+{
+    if (threadIdx.x < RH_WARP)
+        rh_make_gates(&x.gates, p.g + from.gates, p.beta + from.gates, p.value_heads, rows);
+}
+
 /* From the copies to X_k; S, R and dS come early. */
 template <int D>
 __device__ __forceinline__ void through_head(chunk_layout<D, false> &x, const head_memory<D> &from,
@@ -571,6 +580,7 @@ __device__ __forceinline__ void through_head(chunk_layout<D, false> &x, const he
     rh_copy_tile(x.ds, from.ds, (int)sizeof x.ds);
     rh_copy_tile(x.dr, from.dr, (int)sizeof x.dr);
     rh_cp_async_commit();
+    make_gates<D>(x, from, p, at.rows);
     rh_cp_async_wait<1>();
     __syncthreads();
     through_state<D>(x, d);
@@ -606,6 +616,7 @@ __device__ __forceinline__ void through_head(chunk_layout<D, true> &x, const hea
     rh_copy_rows<D>(x.query, query, p.key_heads * p.key_size, at.rows, (int)p.key_size);
     rh_copy_rows<D>(x.d_o, from.d_o, from.ldo, at.rows, (int)p.value_size);
     rh_copy_tile(x.s, from.s, (int)sizeof x.s);
+    make_gates<D>(x, from, p, at.rows);
     arrived();
     through_state<D>(x, d);
     __syncthreads(); /* S is free */
@@ -648,8 +659,6 @@ __device__ __forceinline__ void chunk_head(Layout &x, const struct rh_delta_rule
 {
     const head_memory<D> from(p, m, out, at, head);
     clear_gates<D>(x);
-    if (threadIdx.x < RH_WARP)
-        rh_make_gates(&x.gates, p.g + from.gates, p.beta + from.gates, p.value_heads, at.rows);
     through_head(x, from, p, at, query, d);
     through_lower<D>(x);
     __syncthreads();
