@@ -13,11 +13,19 @@
 #else
 #define ROWS 6 /* 12 sums, 2 of B and a broadcast: 15 of the 16 registers */
 #endif
+#define LESS    4 /* rows of a tile at the lower edge: still enough sums to keep the units busy */
 #define COLUMNS (2 * RH_WIDTH)
 
 #define BLOCK_K 256
 #define BLOCK_N 256 /* with BLOCK_K: what of B stays in the second cache */
-#define BLOCK_M 96  /* rows of A that are packed at a time, where they are packed at all */
+#define BLOCK_M 96  /* rows of A that a panel of B meets before the next panel is read */
+
+/* Up to this many rows B is read as it stands: packing it would not pay. */
+#define FEW 64
+
+/* Up to this k the rows of C are written one after the other. Beyond it a panel of B stays in the
+ * first cache while the strips of A pass by. */
+#define SHALLOW 64
 
 /* Rows that packing asks for before it gets there: they lie too far apart for the processor to guess. */
 #define AHEAD 8
@@ -28,7 +36,8 @@
 static _Thread_local float packed_b[BLOCK_K * BLOCK_N] __attribute__((aligned(64)));
 /* A^T of a block: [strip][k][ROWS]; a line between strips keeps them out of each other's cache sets. */
 #define STRIP (BLOCK_K * ROWS + 16)
-static _Thread_local float packed_a[STRIP * (BLOCK_M / ROWS)] __attribute__((aligned(64)));
+#define STRIPS (BLOCK_M / ROWS + 2)
+static _Thread_local float packed_a[STRIP * STRIPS] __attribute__((aligned(64)));
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -68,26 +77,33 @@ static void put_ragged(const struct target *t, const float *sums)
     }
 }
 
-/* ROWS x COLUMNS sums over k; element (i, p) of A at a[i * row_step + p * k_step]. */
-RH_INLINE void tile(const float *a, int64_t row_step, int64_t k_step, const float *b, int64_t k,
+/* Rows and columns of a factor: element (i, p) of A at a[i * step + p * along], row p of a panel of B at
+ * b[p * along]. */
+struct factor {
+    const float *at;
+    int64_t step, along;
+};
+
+/* rows x COLUMNS sums over k. */
+RH_INLINE void tile(const int rows, struct factor a, struct factor b, int64_t k,
                     const struct target *t)
 {
     vec left[ROWS];
     vec right[ROWS];
-    UNROLL for (int i = 0; i < ROWS; i++) left[i] = right[i] = (vec){0};
+    UNROLL for (int i = 0; i < rows; i++) left[i] = right[i] = (vec){0};
     for (int64_t p = 0; p < k; p++) {
-        vec b0 = load(b);
-        vec b1 = load(b + RH_WIDTH);
-        UNROLL for (int i = 0; i < ROWS; i++)
+        vec b0 = load(b.at);
+        vec b1 = load(b.at + RH_WIDTH);
+        UNROLL for (int i = 0; i < rows; i++)
         {
-            left[i] += a[i * row_step] * b0;
-            right[i] += a[i * row_step] * b1;
+            left[i] += a.at[i * a.step] * b0;
+            right[i] += a.at[i * a.step] * b1;
         }
-        a += k_step;
-        b += COLUMNS;
+        a.at += a.along;
+        b.at += b.along;
     }
-    if (t->rows == ROWS && t->columns == COLUMNS) {
-        UNROLL for (int i = 0; i < ROWS; i++)
+    if (t->rows == rows && t->columns == COLUMNS) {
+        UNROLL for (int i = 0; i < rows; i++)
         {
             put(t, i, 0, left[i]);
             put(t, i, RH_WIDTH, right[i]);
@@ -95,7 +111,7 @@ RH_INLINE void tile(const float *a, int64_t row_step, int64_t k_step, const floa
         return;
     }
     float sums[ROWS * COLUMNS];
-    UNROLL for (int i = 0; i < ROWS; i++)
+    UNROLL for (int i = 0; i < rows; i++)
     {
         store(sums + i * COLUMNS, left[i]);
         store(sums + i * COLUMNS + RH_WIDTH, right[i]);
@@ -103,17 +119,27 @@ RH_INLINE void tile(const float *a, int64_t row_step, int64_t k_step, const floa
     put_ragged(t, sums);
 }
 
-/* Rows of A as they stand. */
-static void tile_direct(const float *a, int64_t lda, const float *b, int64_t k,
-                        const struct target *t)
-{
-    tile(a, lda, 1, b, k, t);
-}
-
-static void tile_packed(const float *a, const float *b, int64_t k, const struct target *t)
-{
-    tile(a, 1, ROWS, b, k, t);
-}
+/* One function for each height and each way A lies: as rows, as columns, packed. */
+#define TILES(rows)                                                                                \
+    static void tile_rows_##rows(struct factor a, struct factor b, int64_t k,                      \
+                                 const struct target *t)                                           \
+    {                                                                                              \
+        a.along = 1;                                                                               \
+        tile(rows, a, b, k, t);                                                                    \
+    }                                                                                              \
+    static void tile_columns_##rows(struct factor a, struct factor b, int64_t k,                   \
+                                    const struct target *t)                                        \
+    {                                                                                              \
+        a.step = 1;                                                                                \
+        tile(rows, a, b, k, t);                                                                    \
+    }
+TILES(4)
+#if RH_WIDTH == 16
+TILES(8)
+TILES(12)
+#else
+TILES(6)
+#endif
 
 typedef int32_t four_index __attribute__((vector_size(16)));
 
@@ -133,11 +159,44 @@ RH_INLINE void transpose_4(const float *x, int64_t ldx, float *out, int64_t step
         memcpy(out + i * step, &o[i], sizeof o[i]);
 }
 
+#if RH_WIDTH > 4
+/* The same of 8 x 8. */
+RH_INLINE void transpose_8(const float *x, int64_t ldx, float *out, int64_t step)
+{
+    eight r[8], s[8];
+    UNROLL for (int i = 0; i < 8; i++) memcpy(&r[i], x + i * ldx, sizeof r[i]);
+    UNROLL for (int i = 0; i < 8; i += 2)
+    {
+        s[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        s[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    UNROLL for (int i = 0; i < 8; i += 4)
+    {
+        r[i] = __builtin_shufflevector(s[i], s[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[i + 1] = __builtin_shufflevector(s[i], s[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        r[i + 2] = __builtin_shufflevector(s[i + 1], s[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[i + 3] = __builtin_shufflevector(s[i + 1], s[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    UNROLL for (int i = 0; i < 8; i++) memcpy(out + i * step, &s[i], sizeof s[i]);
+}
+#endif
+
 /* Rows of x become columns: out[p][i] = x[i][p], i below `rows` of `width`, the rest zeros. */
 static void pack_transposed(const float *x, int64_t ldx, int64_t rows, int64_t k, int64_t width,
                             float *out)
 {
     int64_t i = 0;
+#if RH_WIDTH > 4
+    for (; i + 8 <= rows && k % 8 == 0; i += 8) {
+        for (int64_t p = 0; p < k; p += 8)
+            transpose_8(x + i * ldx + p, ldx, out + p * width + i, width);
+    }
+#endif
     for (; i + 4 <= rows; i += 4) {
         int64_t p = 0;
         for (; p + 4 <= k; p += 4)
@@ -169,6 +228,22 @@ RH_INLINE void pack_straight(const float *x, int64_t ldx, int64_t columns, int64
     }
 }
 
+/* A^T of fewer rows than a tile has, the others zero. */
+static void pack_rest(const struct rh_gemm *g, int64_t m, int64_t rows, int64_t p, int64_t k,
+                      int64_t width, float *out)
+{
+    if (g->form == RH_TN)
+        pack_straight(g->a + p * g->lda + m, g->lda, rows, k, width, out);
+    else
+        pack_transposed(g->a + m * g->lda + p, g->lda, rows, k, width, out);
+}
+
+/* Columns of B that are packed; the others are read as they stand. */
+static bool packs(const struct rh_gemm *g, int64_t columns)
+{
+    return g->form == RH_NT || g->m > FEW || columns < COLUMNS;
+}
+
 static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t p, int64_t k)
 {
     for (int64_t j = 0; j < columns; j += COLUMNS) {
@@ -176,58 +251,128 @@ static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t 
         int64_t part = smaller(COLUMNS, columns - j);
         if (g->form == RH_NT)
             pack_transposed(g->b + (n + j) * g->ldb + p, g->ldb, part, k, COLUMNS, out);
-        else
+        else if (packs(g, part))
             pack_straight(g->b + p * g->ldb + n + j, g->ldb, part, k, COLUMNS, out);
     }
 }
 
-/* Row by row, so that A is read as it stands in memory. */
-static void pack_a(const struct rh_gemm *g, int64_t m, int64_t rows, int64_t p, int64_t k)
+/* Rows of C that are taken together, and the rows of A that belong to them. */
+struct strip {
+    int64_t row, rows; /* of C */
+    void (*tile)(struct factor, struct factor, int64_t, const struct target *);
+    struct factor a;
+};
+
+static int64_t height(int64_t left)
 {
-    for (int64_t i = 0; i < k; i++) {
-        const float *x = g->a + (p + i) * g->lda + m;
-        float *out = packed_a + i * ROWS;
-        for (int64_t j = 0; j < rows; j += 16) /* a line has 16 */
+#if RH_WIDTH == 16
+    return left >= ROWS ? ROWS : left >= 2 * LESS ? 2 * LESS : LESS;
+#else
+    return left < ROWS || left == 2 * LESS ? LESS : ROWS; /* 8 = 4 + 4 */
+#endif
+}
+
+static void choose_tile(struct strip *s, int64_t rows, bool columns)
+{
+    s->tile = columns ? tile_columns_4 : tile_rows_4;
+#if RH_WIDTH == 16
+    if (rows > LESS)
+        s->tile = columns ? tile_columns_8 : tile_rows_8;
+    if (rows > 2 * LESS)
+        s->tile = columns ? tile_columns_12 : tile_rows_12;
+#else
+    if (rows > LESS)
+        s->tile = columns ? tile_columns_6 : tile_rows_6;
+#endif
+}
+
+/* Row by row, so that A is read as it stands in memory; strips of full height. */
+static void pack_a(const struct rh_gemm *g, const struct strip *strips, int count, int64_t p,
+                   int64_t k)
+{
+    const float *x = g->a + p * g->lda;
+    int64_t end = strips[count - 1].row + strips[count - 1].rows;
+    for (int64_t i = 0; i < k; i++, x += g->lda) {
+        for (int64_t j = strips[0].row; j < end; j += 16) /* a line has 16 */
             __builtin_prefetch(x + AHEAD * g->lda + j);
-        int64_t at = 0;
-        for (; at + ROWS <= rows; at += ROWS, out += STRIP)
-            memcpy(out, x + at, ROWS * sizeof *out);
-        for (int64_t j = at; at < rows && j < at + ROWS; j++)
-            out[j - at] = j < rows ? x[j] : 0.0F;
+        for (int s = 0; s < count; s++) {
+            float *out = packed_a + s * STRIP + i * strips[s].rows;
+            if (strips[s].rows == ROWS)
+                memcpy(out, x + strips[s].row, ROWS * sizeof *out);
+            else if (strips[s].rows == LESS)
+                memcpy(out, x + strips[s].row, LESS * sizeof *out);
+            else
+                memcpy(out, x + strips[s].row, 2 * LESS * sizeof *out);
+        }
     }
 }
 
-/* ROWS rows of C, or what is left of them, times the packed columns. */
-static void strip(const struct rh_gemm *g, int64_t m, int64_t n, int64_t columns, int64_t p,
-                  int64_t k)
+/* Cuts rows of C, from m on, into strips. */
+static int plan(const struct rh_gemm *g, int64_t m, int64_t p, int64_t k, struct strip *strips)
 {
-    float last[BLOCK_K * ROWS];
-    const float *a = packed_a + m % BLOCK_M / ROWS * STRIP;
-    int64_t rows = smaller(ROWS, g->m - m);
-    bool direct = g->form != RH_TN && rows == ROWS;
-    if (g->form != RH_TN && !direct) {
-        pack_transposed(g->a + m * g->lda + p, g->lda, rows, k, ROWS, last);
-        a = last;
-    }
-    for (int64_t j = 0; j < columns; j += COLUMNS) {
-        struct target t = {g->c + m * g->ldc + n + j, g->ldc, rows, smaller(COLUMNS, columns - j),
-                           g->alpha, g->accumulate || p > 0};
-        if (direct)
-            tile_direct(g->a + m * g->lda + p, g->lda, packed_b + j * k, k, &t);
+    int64_t end = smaller(m + BLOCK_M, g->m);
+    bool turned = g->form == RH_TN;
+    bool packed = turned && g->m > FEW && g->n > 2 * COLUMNS;
+    int full = 0;
+    int rest = 0;
+    while (m < end) {
+        int64_t high = height(end - m);
+        float *own = packed_a + full * STRIP;
+        struct strip *s = &strips[full];
+        *s = (struct strip){.row = m, .rows = smaller(high, end - m)};
+        choose_tile(s, high, turned || s->rows < high);
+        m += s->rows;
+        if (s->rows < high) { /* the last one */
+            s->a = (struct factor){own, 1, high};
+            pack_rest(g, s->row, s->rows, p, k, high, own);
+            rest = 1;
+            continue;
+        }
+        full++;
+        if (packed)
+            s->a = (struct factor){own, 1, high};
+        else if (turned)
+            s->a = (struct factor){g->a + p * g->lda + s->row, 1, g->lda};
         else
-            tile_packed(a, packed_b + j * k, k, &t);
+            s->a = (struct factor){g->a + s->row * g->lda + p, g->lda, 1};
     }
+    if (packed && full > 0)
+        pack_a(g, strips, full, p, k);
+    return full + rest;
+}
+
+/* One strip of C in one panel of B. */
+static void cell(const struct rh_gemm *g, const struct strip *s, int64_t n, int64_t j,
+                 int64_t columns, int64_t p, int64_t k)
+{
+    int64_t part = smaller(COLUMNS, columns - j);
+    struct factor b = {packed_b + j * k, 0, COLUMNS};
+    if (!packs(g, part))
+        b = (struct factor){g->b + p * g->ldb + n + j, 0, g->ldb};
+    struct target t = {g->c + s->row * g->ldc + n + j, g->ldc, s->rows, part, g->alpha,
+                       g->accumulate || p > 0};
+    s->tile(s->a, b, k, &t);
 }
 
 static void block(const struct rh_gemm *g, int64_t n, int64_t p)
 {
+    struct strip strips[STRIPS];
     int64_t columns = smaller(BLOCK_N, g->n - n);
     int64_t k = smaller(BLOCK_K, g->k - p);
     pack_b(g, n, columns, p, k);
-    for (int64_t m = 0; m < g->m; m += ROWS) {
-        if (g->form == RH_TN && m % BLOCK_M == 0)
-            pack_a(g, m, smaller(BLOCK_M, g->m - m), p, k);
-        strip(g, m, n, columns, p, k);
+    for (int64_t m = 0; m < g->m; m += BLOCK_M) {
+        int count = plan(g, m, p, k, strips);
+        if (k <= SHALLOW) {
+            for (int s = 0; s < count; s++) {
+                for (int64_t j = 0; j < columns; j += COLUMNS)
+                    cell(g, &strips[s], n, j, columns, p, k);
+            }
+            continue;
+        }
+        for (int64_t j = 0; j < columns; j += COLUMNS) {
+            for (int s = 0; s < count; s++)
+                cell(g, &strips[s], n, j, columns, p, k);
+        }
     }
 }
 
