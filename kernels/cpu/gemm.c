@@ -3,7 +3,7 @@
 #include "vector.h"
 
 /*
- * RH_GEMM names the function; the build compiles this file once per instruction set. An element of C
+ * RH_GEMM and RH_SOLVE name the functions; the build compiles this file once per instruction set. An element of C
  * is one chain of multiply-adds over k, in blocks of BLOCK_K: its bits depend neither on the tiles
  * nor on the width of a register.
  */
@@ -382,4 +382,92 @@ void RH_GEMM(const struct rh_gemm *g)
         for (int64_t p = 0; p < g->k; p += BLOCK_K)
             block(g, n, p);
     }
+}
+
+/* Rows that a triangular system takes together: what is above them (below, transposed) goes through
+ * registers once. */
+#define TOGETHER 4
+
+/* Element (i, j) of the triangle. */
+RH_INLINE float lower(const struct rh_solve *s, int64_t i, int64_t j)
+{
+    return s->transposed ? s->l[j * s->n + i] : s->l[i * s->n + j];
+}
+
+/* The last register of a row may have `count` columns only. */
+RH_INLINE vec load_last(const float *p, bool whole, int64_t count)
+{
+    return whole ? load(p) : load_part(p, count);
+}
+
+RH_INLINE void store_last(float *p, vec v, bool whole, int64_t count)
+{
+    if (whole)
+        store(p, v);
+    else
+        store_part(p, v, count);
+}
+
+/* `rows` rows from `first` on, `parts` registers wide; before them `done` rows are solved. */
+RH_INLINE void solve_rows(const struct rh_solve *s, const int rows, int64_t first, int64_t column,
+                          const int parts, bool whole, int64_t count)
+{
+    vec sum[TOGETHER][2];
+    const int64_t step = s->transposed ? -1 : 1;
+    const int64_t start = s->transposed ? s->n - 1 : 0;
+    const int64_t last = s->transposed ? first + rows - 1 : first;
+    UNROLL for (int i = 0; i < rows; i++)
+    {
+        UNROLL for (int v = 0; v < parts; v++) sum[i][v] =
+            load_last(s->x + (last + i * step) * s->width + column + v * RH_WIDTH, whole, count);
+    }
+    for (int64_t j = start; j != last; j += step) {
+        UNROLL for (int v = 0; v < parts; v++)
+        {
+            vec y = load_last(s->y + j * s->width + column + v * RH_WIDTH, whole, count);
+            UNROLL for (int i = 0; i < rows; i++) sum[i][v] -= lower(s, last + i * step, j) * y;
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++)
+    {
+        int64_t row = last + i * step;
+        UNROLL for (int v = 0; v < parts; v++)
+        {
+            int64_t at = row * s->width + column + v * RH_WIDTH;
+            vec y = sum[i][v] * s->factor[row * s->step];
+            store_last(s->x + at, sum[i][v], whole, count);
+            store_last(s->y + at, y, whole, count);
+            UNROLL for (int k = i + 1; k < rows; k++) sum[k][v] -=
+                lower(s, last + k * step, row) * y;
+        }
+    }
+}
+
+/* All columns of `rows` rows. */
+RH_INLINE void solve_strip(const struct rh_solve *s, const int rows, int64_t first)
+{
+    int64_t column = 0;
+    for (; column + 2 * RH_WIDTH <= s->width; column += 2 * RH_WIDTH)
+        solve_rows(s, rows, first, column, 2, true, 0);
+    for (; column + RH_WIDTH <= s->width; column += RH_WIDTH)
+        solve_rows(s, rows, first, column, 1, true, 0);
+    if (column < s->width)
+        solve_rows(s, rows, first, column, 1, false, s->width - column);
+}
+
+void RH_SOLVE(const struct rh_solve *s)
+{
+    if (s->transposed) {
+        int64_t left = s->n;
+        for (; left >= TOGETHER; left -= TOGETHER)
+            solve_strip(s, TOGETHER, left - TOGETHER);
+        for (; left > 0; left--)
+            solve_strip(s, 1, left - 1);
+        return;
+    }
+    int64_t row = 0;
+    for (; row + TOGETHER <= s->n; row += TOGETHER)
+        solve_strip(s, TOGETHER, row);
+    for (; row < s->n; row++)
+        solve_strip(s, 1, row);
 }

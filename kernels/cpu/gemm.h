@@ -22,6 +22,24 @@ struct rh_gemm {
     bool accumulate;
 };
 
+/*
+ * A triangular system: x_i -= sum_j l[i, j] y_j over j < i, y_i = factor_i x_i, rows i upwards; transposed:
+ * x_i -= sum_j l[j, i] y_j over j > i, rows downwards and j too. l: [n, n], its diagonal and what is above
+ * are not read; x, y: [n, width]; factor i at factor[i * step].
+ */
+struct rh_solve {
+    int64_t n, width;
+    const float *l;
+    const float *factor;
+    int64_t step;
+    bool transposed;
+    float *x, *y;
+};
+
+void rh_solve_plain(const struct rh_solve *s);
+void rh_solve_avx2(const struct rh_solve *s);
+void rh_solve_avx512(const struct rh_solve *s);
+
 void rh_gemm_plain(const struct rh_gemm *g);
 void rh_gemm_avx2(const struct rh_gemm *g);
 void rh_gemm_avx512(const struct rh_gemm *g);

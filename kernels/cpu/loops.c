@@ -5,7 +5,7 @@
 
 #include "vector.h"
 
-/* RH_LOOPS names the table, RH_GEMM the matrix product of the same instruction set; the build
+/* RH_LOOPS names the table, RH_GEMM and RH_SOLVE the functions of gemm.c of the same instruction set; the build
  * compiles this file once for each. */
 
 /* Runs BODY for every vector: P(p) reads and W(p, v) writes RH_WIDTH elements, or what is left. */
@@ -247,52 +247,82 @@ static void softmax_backward(float *dp, const float *p, float delta, float facto
 #undef BODY
 }
 
-/* Columns that a triangular solve takes at a time, in registers. */
-#define SOLVE 4
-
-/* x_i -= sum of l[j] x_j over j in [from, to), for `parts` registers of row i. */
-RH_INLINE void solve_part(const float *l, int64_t step, int64_t from, int64_t to, float *x,
-                          float *own, int64_t n, int parts)
+static void scale_rows(float *y, int64_t ldy, const float *x, int64_t ldx, const float *factor,
+                       int64_t rows, int64_t n)
 {
-    vec a[SOLVE];
-    for (int k = 0; k < parts; k++)
-        a[k] = load(own + k * RH_WIDTH);
-    for (int64_t j = from; j < to; j++) {
-        for (int k = 0; k < parts; k++)
-            a[k] -= l[j * step] * load(x + j * n + k * RH_WIDTH);
+    for (int64_t row = 0; row < rows; row++, y += ldy, x += ldx) {
+        float a = factor[row];
+#define BODY(P, W) W(y + i, a * P(x + i));
+        FOR_ROW(BODY);
+#undef BODY
     }
-    for (int k = 0; k < parts; k++)
-        store(own + k * RH_WIDTH, a[k]);
 }
 
-/* One row of a triangular solve: x_i -= sum of l[j] x_j over j in [from, to). */
-static void solve_row(const float *l, int64_t step, int64_t from, int64_t to, float *x, int64_t i,
-                      int64_t n)
+static void mul_rows(float *y, int64_t ldy, const float *x, const float *w, int64_t rows, int64_t n)
 {
-    float *own = x + i * n;
-    int64_t w = 0;
-    for (; w + SOLVE * RH_WIDTH <= n; w += SOLVE * RH_WIDTH)
-        solve_part(l, step, from, to, x + w, own + w, n, SOLVE);
-    for (; w + RH_WIDTH <= n; w += RH_WIDTH)
-        solve_part(l, step, from, to, x + w, own + w, n, 1);
-    if (w == n)
-        return;
-    vec a = load_part(own + w, n - w);
-    for (int64_t j = from; j < to; j++)
-        a -= l[j * step] * load_part(x + j * n + w, n - w);
-    store_part(own + w, a, n - w);
+    for (int64_t row = 0; row < rows; row++, y += ldy, x += n, w += n) {
+#define BODY(P, W) W(y + i, P(x + i) * P(w + i));
+        FOR_ROW(BODY);
+#undef BODY
+    }
 }
 
-static void solve_lower(const float *l, int64_t n, float *x, int64_t width)
+static void decay(float *y, const double *c, int64_t n)
 {
-    for (int64_t i = 1; i < n; i++)
-        solve_row(l + i * n, 1, 0, i, x, i, width);
+    for (int64_t row = 0; row < n; row++, y += n) {
+        for (int64_t j = 0; j < n; j++)
+            y[j] = (float)(c[row] - c[j]);
+        exp_minus(y, y, 0.0F, n);
+        for (int64_t j = row + 1; j < n; j++)
+            y[j] = 0.0F;
+    }
 }
 
-static void solve_lower_transposed(const float *l, int64_t n, float *x, int64_t width)
+static void two_sums(float *p, float *q, const float *x, const float *y, const float *z, float a,
+                     float b, int accumulate, int64_t n)
 {
-    for (int64_t i = n - 2; i >= 0; i--)
-        solve_row(l + i, n, i + 1, n, x, i, width);
+#define P_TERM(P) (a * P(x + i))
+#define Q_TERM(P) (b * P(z + i) - a * P(y + i))
+    if (accumulate) {
+#define BODY(P, W)                                                                                 \
+    W(p + i, P(p + i) + P_TERM(P));                                                                \
+    W(q + i, P(q + i) + Q_TERM(P));
+        FOR_ROW(BODY);
+#undef BODY
+    } else {
+#define BODY(P, W)                                                                                 \
+    W(p + i, P_TERM(P));                                                                           \
+    W(q + i, Q_TERM(P));
+        FOR_ROW(BODY);
+#undef BODY
+    }
+#undef P_TERM
+#undef Q_TERM
+}
+
+static void decay_backward(float *da, float *db, float *m, const float *x, const float *y,
+                           const float *decays, const float *p, const float *g, int accumulate,
+                           int64_t n)
+{
+#define EACH(P) vec d = P(decays + i), xi = P(x + i), yi = P(y + i);
+    if (accumulate) {
+#define BODY(P, W)                                                                                 \
+    EACH(P)                                                                                        \
+    W(da + i, P(da + i) + xi * d);                                                                 \
+    W(db + i, P(db + i) - yi * d);                                                                 \
+    W(m + i, xi *P(p + i) - yi * P(g + i));
+        FOR_ROW(BODY);
+#undef BODY
+    } else {
+#define BODY(P, W)                                                                                 \
+    EACH(P)                                                                                        \
+    W(da + i, xi *d);                                                                              \
+    W(db + i, -yi * d);                                                                            \
+    W(m + i, xi *P(p + i) - yi * P(g + i));
+        FOR_ROW(BODY);
+#undef BODY
+    }
+#undef EACH
 }
 
 static float square_error(float *grad, const float *pred, const float *target, float factor,
@@ -345,7 +375,11 @@ const struct rh_loops RH_LOOPS = {
     .gated_norm_backward = gated_norm_backward,
     .norm_backward = norm_backward,
     .softmax_backward = softmax_backward,
-    .solve_lower = solve_lower,
-    .solve_lower_transposed = solve_lower_transposed,
+    .solve = RH_SOLVE,
+    .scale_rows = scale_rows,
+    .mul_rows = mul_rows,
+    .decay = decay,
+    .two_sums = two_sums,
+    .decay_backward = decay_backward,
     .square_error = square_error,
 };

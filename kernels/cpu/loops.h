@@ -7,8 +7,8 @@
 
 /*
  * The inner loops over a row, compiled once per instruction set from loops.c. Sums run over 16 lanes
- * whatever the instruction set, so all of them give the same bits (but gemm, which
- * the plain one does without fused multiply-add). Rows may overlap only where the
+ * whatever the instruction set, so all of them give the same bits (but gemm and solve,
+ * which the plain one does without fused multiply-add). Rows may overlap only where the
  * output is the input.
  */
 struct rh_loops {
@@ -50,9 +50,22 @@ struct rh_loops {
     void (*norm_backward)(float *dx, const float *t, const float *x, float r, float m, int64_t n);
     /* ds = p (dp - delta) scale */
     void (*softmax_backward)(float *dp, const float *p, float delta, float scale, int64_t n);
-    /* x[n, width] <- (I + L)^-1 x, or (I + L)^-T x; L [n, n], what is below its diagonal counts. */
-    void (*solve_lower)(const float *l, int64_t n, float *x, int64_t width);
-    void (*solve_lower_transposed)(const float *l, int64_t n, float *x, int64_t width);
+    void (*solve)(const struct rh_solve *);
+    /* y[rows, n]: row i is factor[i] x_i */
+    void (*scale_rows)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *factor,
+                       int64_t rows, int64_t n);
+    /* y[rows, n] = x * w, x and w without gaps */
+    void (*mul_rows)(float *y, int64_t ldy, const float *x, const float *w, int64_t rows,
+                     int64_t n);
+    /* y[n, n] = exp(c_i - c_j) where j <= i, else 0 */
+    void (*decay)(float *y, const double *c, int64_t n);
+    /* p (+)= a x, q (+)= b z - a y */
+    void (*two_sums)(float *p, float *q, const float *x, const float *y, const float *z, float a,
+                     float b, int accumulate, int64_t n);
+    /* da (+)= x decay, db (+)= -y decay, m = x p - y g */
+    void (*decay_backward)(float *da, float *db, float *m, const float *x, const float *y,
+                           const float *decay, const float *p, const float *g, int accumulate,
+                           int64_t n);
     /* grad = factor (pred - target); returns the sum of squares. grad may be NULL. */
     float (*square_error)(float *grad, const float *pred, const float *target, float factor,
                           int64_t n);

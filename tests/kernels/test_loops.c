@@ -85,6 +85,10 @@ static size_t run_all(const struct rh_loops *l, struct rows *r, int64_t n, float
     l->norm_backward(r->x, r->a, r->b, 0.5F, 0.1F, n);
     l->softmax_backward(r->y, r->c, 0.2F, 0.3F, n);
     KEEP();
+    l->two_sums(r->x, r->y, r->a, r->b, r->c, 0.7F, 0.4F, 0, n);
+    KEEP();
+    l->two_sums(r->x, r->y, r->a, r->b, r->c, 0.7F, 0.4F, 1, n);
+    KEEP();
     out[used++] = l->square_error(r->x, r->a, r->b, 2.0F, n);
     out[used++] = l->square_error(NULL, r->a, r->b, 2.0F, n);
     KEEP();
@@ -186,42 +190,50 @@ static void exponentials_hold_from_end_to_end(void **state)
     assert_true(fabs((double)y[3] / exp(88.0) - 1.0) < 1e-6);
 }
 
-/* X from (I + L) X = B and its transpose, for widths with and without a tail. */
+/* The two equations of struct rh_solve, for widths with and without a tail and rows that are no
+ * multiple of those taken together; with fused multiply-add the width of a register changes no bit. */
 static void triangular_systems_are_solved(void **state)
 {
     (void)state;
-    enum { N = 23 };
+    enum { N = 23, MOST_WIDE = 41 };
     static float lower[N * N];
-    static float b[N * 41];
-    static float x[N * 41];
+    static float b[N * MOST_WIDE], x[N * MOST_WIDE], y[N * MOST_WIDE], first[N * MOST_WIDE];
+    float factor[2 * N];
     const struct rh_loops *all[ISA_MAX];
     int count = isa_usable(all);
     uint32_t s = 3;
     for (int i = 0; i < N * N; i++) {
         s = s * 1664525U + 1013904223U;
-        lower[i] = (float)(int32_t)s / 2147483648.0F * 0.3F; /* above the diagonal too: not read */
+        lower[i] = i % N < i / N ? (float)(int32_t)s / 2147483648.0F * 0.3F : NAN; /* not read */
     }
-    for (int64_t width = 1; width <= 41; width += 5) {
+    for (int i = 0; i < 2 * N; i++)
+        factor[i] = i % 2 ? NAN : 0.5F + (float)i / (float)N;
+    for (int64_t width = 1; width <= MOST_WIDE; width += 5) {
         for (int64_t i = 0; i < N * width; i++) {
             s = s * 1664525U + 1013904223U;
             b[i] = (float)(int32_t)s / 2147483648.0F;
         }
         for (int k = 0; k < 2 * count; k++) {
-            const struct rh_loops *l = all[k / 2];
-            bool transposed = k % 2;
+            bool transposed = k >= count;
+            int isa = k % count;
             memcpy(x, b, sizeof b);
-            (transposed ? l->solve_lower_transposed : l->solve_lower)(lower, N, x, width);
+            all[isa]->solve(&(struct rh_solve){N, width, lower, factor, 2, transposed, x, y});
             for (int64_t i = 0; i < N; i++) {
                 for (int64_t w = 0; w < width; w++) {
                     double sum = (double)x[i * width + w];
+                    assert_true(y[i * width + w] == x[i * width + w] * factor[2 * i]);
                     for (int64_t j = 0; j < N; j++) {
                         double f = transposed ? (double)lower[j * N + i] : (double)lower[i * N + j];
                         if (transposed ? j > i : j < i)
-                            sum += f * (double)x[j * width + w];
+                            sum += f * (double)y[j * width + w];
                     }
                     close_to((float)sum, (double)b[i * width + w], 10);
                 }
             }
+            if (isa == 1)
+                memcpy(first, y, sizeof y);
+            if (isa > 1)
+                assert_memory_equal(first, y, (size_t)(N * width) * sizeof *y);
         }
     }
 }
