@@ -77,30 +77,23 @@ static void put_ragged(const struct target *t, const float *sums)
     }
 }
 
-/* Rows and columns of a factor: element (i, p) of A at a[i * step + p * along], row p of a panel of B at
- * b[p * along]. */
-struct factor {
-    const float *at;
-    int64_t step, along;
-};
-
-/* rows x COLUMNS sums over k. */
-RH_INLINE void tile(const int rows, struct factor a, struct factor b, int64_t k,
-                    const struct target *t)
+/* rows x COLUMNS sums over k; element (i, p) of A at a[i * step + p * along], row p of B at b[p * ldb]. */
+RH_INLINE void tile(const int rows, const float *a, int64_t step, int64_t along, const float *b,
+                    int64_t ldb, int64_t k, const struct target *t)
 {
     vec left[ROWS];
     vec right[ROWS];
     UNROLL for (int i = 0; i < rows; i++) left[i] = right[i] = (vec){0};
     for (int64_t p = 0; p < k; p++) {
-        vec b0 = load(b.at);
-        vec b1 = load(b.at + RH_WIDTH);
+        vec b0 = load(b);
+        vec b1 = load(b + RH_WIDTH);
         UNROLL for (int i = 0; i < rows; i++)
         {
-            left[i] += a.at[i * a.step] * b0;
-            right[i] += a.at[i * a.step] * b1;
+            left[i] += a[i * step] * b0;
+            right[i] += a[i * step] * b1;
         }
-        a.at += a.along;
-        b.at += b.along;
+        a += along;
+        b += ldb;
     }
     if (t->rows == rows && t->columns == COLUMNS) {
         UNROLL for (int i = 0; i < rows; i++)
@@ -119,19 +112,17 @@ RH_INLINE void tile(const int rows, struct factor a, struct factor b, int64_t k,
     put_ragged(t, sums);
 }
 
-/* One function for each height and each way A lies: as rows, as columns, packed. */
+/* One function for each height and each way A lies, as rows or as columns; lda: from one to the next. */
 #define TILES(rows)                                                                                \
-    static void tile_rows_##rows(struct factor a, struct factor b, int64_t k,                      \
-                                 const struct target *t)                                           \
+    static void tile_rows_##rows(const float *a, int64_t lda, const float *b, int64_t ldb,         \
+                                 int64_t k, const struct target *t)                                \
     {                                                                                              \
-        a.along = 1;                                                                               \
-        tile(rows, a, b, k, t);                                                                    \
+        tile(rows, a, lda, 1, b, ldb, k, t);                                                       \
     }                                                                                              \
-    static void tile_columns_##rows(struct factor a, struct factor b, int64_t k,                   \
-                                    const struct target *t)                                        \
+    static void tile_columns_##rows(const float *a, int64_t lda, const float *b, int64_t ldb,      \
+                                    int64_t k, const struct target *t)                             \
     {                                                                                              \
-        a.step = 1;                                                                                \
-        tile(rows, a, b, k, t);                                                                    \
+        tile(rows, a, 1, lda, b, ldb, k, t);                                                       \
     }
 TILES(4)
 #if RH_WIDTH == 16
@@ -259,8 +250,10 @@ static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t 
 /* Rows of C that are taken together, and the rows of A that belong to them. */
 struct strip {
     int64_t row, rows; /* of C */
-    void (*tile)(struct factor, struct factor, int64_t, const struct target *);
-    struct factor a;
+    void (*tile)(const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k,
+                 const struct target *t);
+    const float *a;
+    int64_t lda;
 };
 
 static int64_t height(int64_t left)
@@ -323,18 +316,17 @@ static int plan(const struct rh_gemm *g, int64_t m, int64_t p, int64_t k, struct
         choose_tile(s, high, turned || s->rows < high);
         m += s->rows;
         if (s->rows < high) { /* the last one */
-            s->a = (struct factor){own, 1, high};
+            s->a = own;
+            s->lda = high;
             pack_rest(g, s->row, s->rows, p, k, high, own);
             rest = 1;
             continue;
         }
         full++;
-        if (packed)
-            s->a = (struct factor){own, 1, high};
-        else if (turned)
-            s->a = (struct factor){g->a + p * g->lda + s->row, 1, g->lda};
-        else
-            s->a = (struct factor){g->a + s->row * g->lda + p, g->lda, 1};
+        s->lda = packed ? high : g->lda;
+        s->a = packed   ? own
+               : turned ? g->a + p * g->lda + s->row
+                        : g->a + s->row * g->lda + p;
     }
     if (packed && full > 0)
         pack_a(g, strips, full, p, k);
@@ -346,12 +338,11 @@ static void cell(const struct rh_gemm *g, const struct strip *s, int64_t n, int6
                  int64_t columns, int64_t p, int64_t k)
 {
     int64_t part = smaller(COLUMNS, columns - j);
-    struct factor b = {packed_b + j * k, 0, COLUMNS};
-    if (!packs(g, part))
-        b = (struct factor){g->b + p * g->ldb + n + j, 0, g->ldb};
+    bool packed = packs(g, part);
+    const float *b = packed ? packed_b + j * k : g->b + p * g->ldb + n + j;
     struct target t = {g->c + s->row * g->ldc + n + j, g->ldc, s->rows, part, g->alpha,
                        g->accumulate || p > 0};
-    s->tile(s->a, b, k, &t);
+    s->tile(s->a, s->lda, b, packed ? COLUMNS : g->ldb, k, &t);
 }
 
 static void block(const struct rh_gemm *g, int64_t n, int64_t p)
