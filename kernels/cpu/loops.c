@@ -91,9 +91,14 @@ static void mul(float *y, const float *x, int64_t n)
 #undef BODY
 }
 
-static void mul_add(float *y, const float *x, const float *w, int64_t n)
+static void sum_products(float *y, const float *const *x, const float *const *w, int64_t terms,
+                         int64_t n)
 {
-#define BODY(P, W) W(y + i, P(y + i) + P(x + i) * P(w + i));
+#define BODY(P, W)                                                                                 \
+    vec total = P(x[0] + i) * P(w[0] + i);                                                         \
+    for (int64_t k = 1; k < terms; k++)                                                            \
+        total += P(x[k] + i) * P(w[k] + i);                                                        \
+    W(y + i, total);
     FOR_ROW(BODY);
 #undef BODY
 }
@@ -359,7 +364,7 @@ const struct rh_loops RH_LOOPS = {
     .axpy = axpy,
     .scale = scale,
     .mul = mul,
-    .mul_add = mul_add,
+    .sum_products = sum_products,
     .exp_minus = exp_minus,
     .max = max_of,
     .offset_scale = offset_scale,

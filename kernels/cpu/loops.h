@@ -22,7 +22,9 @@ struct rh_loops {
     void (*axpy)(float *y, float a, const float *x, int64_t n);  /* y += a x */
     void (*scale)(float *y, float a, const float *x, int64_t n); /* y = a x */
     void (*mul)(float *y, const float *x, int64_t n);            /* y *= x */
-    void (*mul_add)(float *y, const float *x, const float *w, int64_t n); /* y += x w */
+    /* y = sum of x_k w_k, k = 0..terms-1 in this order */
+    void (*sum_products)(float *y, const float *const *x, const float *const *w, int64_t terms,
+                         int64_t n);
     void (*exp_minus)(float *y, const float *x, float max, int64_t n); /* y = exp(x - max) */
     float (*max)(const float *x, int64_t n);
     /* y = (1 + w) x r */

@@ -61,7 +61,7 @@ static size_t run_all(const struct rh_loops *l, struct rows *r, int64_t n, float
     l->scale(r->x, 0.7F, r->a, n);
     l->mul(r->y, r->b, n);
     KEEP();
-    l->mul_add(r->x, r->a, r->b, n);
+    l->sum_products(r->x, (const float *[]){r->a, r->c}, (const float *[]){r->b, r->d}, 2, n);
     l->exp_minus(r->y, r->c, 1.5F, n);
     KEEP();
     l->offset_scale(r->x, r->a, r->b, 0.4F, n);
