@@ -8,6 +8,8 @@
 
 /* Spare room, so that threads do not share a cache line and growth is rare. */
 #define SCRATCH_STEP ((size_t)1 << 16)
+/* Bytes that one thread copies at a time. */
+#define COPY_PART ((size_t)1 << 18)
 
 static enum rh_rc open_cpu(struct rh_backend *b, int device, struct rh_error *err)
 {
@@ -56,10 +58,26 @@ static enum rh_rc transfer_cpu(struct rh_backend *b, void *to, const void *from,
     return RH_OK;
 }
 
+struct copy {
+    char *to;
+    const char *from;
+    size_t bytes;
+};
+
+static void copy_parts(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct copy *c = arg;
+    for (int64_t i = begin; i < end; i++) {
+        size_t at = (size_t)i * COPY_PART;
+        memcpy(c->to + at, c->from + at, c->bytes - at < COPY_PART ? c->bytes - at : COPY_PART);
+    }
+}
+
 static void copy_cpu(struct rh_backend *b, void *to, const void *from, size_t bytes)
 {
-    (void)b;
-    memcpy(to, from, bytes);
+    struct copy c = {to, from, bytes};
+    rh_parallel_for(b->pool, (int64_t)((bytes + COPY_PART - 1) / COPY_PART), 1, copy_parts, &c);
 }
 
 static void zero_cpu(struct rh_backend *b, void *to, size_t bytes)

@@ -26,9 +26,10 @@
 /* Up to this k the rows of C are written one after the other. Beyond it a panel of B stays in the
  * first cache while the strips of A pass by. */
 #define SHALLOW 64
+#define NARROW  64
 
 /* Rows that packing asks for before it gets there: they lie too far apart for the processor to guess. */
-#define AHEAD 8
+#define AHEAD 16
 
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -229,10 +230,16 @@ static void pack_rest(const struct rh_gemm *g, int64_t m, int64_t rows, int64_t 
         pack_transposed(g->a + m * g->lda + p, g->lda, rows, k, width, out);
 }
 
-/* Columns of B that are packed; the others are read as they stand. */
-static bool packs(const struct rh_gemm *g, int64_t columns)
+/* Rows that far apart, and many of them, would push each other out of the first cache. */
+static bool scattered(int64_t k, int64_t ld)
 {
-    return g->form == RH_NT || g->m > FEW || columns < COLUMNS;
+    return k > SHALLOW && ld > NARROW;
+}
+
+/* Columns of B that are packed; the others are read as they stand. */
+static bool packs(const struct rh_gemm *g, int64_t columns, int64_t k)
+{
+    return g->form == RH_NT || g->m > FEW || columns < COLUMNS || scattered(k, g->ldb);
 }
 
 static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t p, int64_t k)
@@ -242,7 +249,7 @@ static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t 
         int64_t part = smaller(COLUMNS, columns - j);
         if (g->form == RH_NT)
             pack_transposed(g->b + (n + j) * g->ldb + p, g->ldb, part, k, COLUMNS, out);
-        else if (packs(g, part))
+        else if (packs(g, part, k))
             pack_straight(g->b + p * g->ldb + n + j, g->ldb, part, k, COLUMNS, out);
     }
 }
@@ -305,7 +312,7 @@ static int plan(const struct rh_gemm *g, int64_t m, int64_t p, int64_t k, struct
 {
     int64_t end = smaller(m + BLOCK_M, g->m);
     bool turned = g->form == RH_TN;
-    bool packed = turned && g->m > FEW && g->n > 2 * COLUMNS;
+    bool packed = turned && ((g->m > FEW && g->n > 2 * COLUMNS) || scattered(k, g->lda));
     int full = 0;
     int rest = 0;
     while (m < end) {
@@ -338,7 +345,7 @@ static void cell(const struct rh_gemm *g, const struct strip *s, int64_t n, int6
                  int64_t columns, int64_t p, int64_t k)
 {
     int64_t part = smaller(COLUMNS, columns - j);
-    bool packed = packs(g, part);
+    bool packed = packs(g, part, k);
     const float *b = packed ? packed_b + j * k : g->b + p * g->ldb + n + j;
     struct target t = {g->c + s->row * g->ldc + n + j, g->ldc, s->rows, part, g->alpha,
                        g->accumulate || p > 0};

@@ -6,8 +6,8 @@
 
 #include "kernels/ops.h"
 
-/* Rows of C that are taken at a time divide this. */
-#define RH_GEMM_ROWS 12
+/* Rows of C are best cut at multiples of this. */
+#define RH_GEMM_ROWS 4
 
 /* C = alpha op(A) op(B), added to C when `accumulate`; one thread, no allocation. Sizes and forms
  * as in struct rh_matmul. k > 0. */
