@@ -3,7 +3,7 @@
 #include "vector.h"
 
 /*
- * RH_GEMM and RH_SOLVE name the functions; the build compiles this file once per instruction set. An element of C
+ * RH_GEMM, RH_SOLVE and RH_TRANSPOSE name the functions; the build compiles this file once per instruction set. An element of C
  * is one chain of multiply-adds over k, in blocks of BLOCK_K: its bits depend neither on the tiles
  * nor on the width of a register.
  */
@@ -380,6 +380,11 @@ void RH_GEMM(const struct rh_gemm *g)
         for (int64_t p = 0; p < g->k; p += BLOCK_K)
             block(g, n, p);
     }
+}
+
+void RH_TRANSPOSE(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y, int64_t ldy)
+{
+    pack_transposed(x, ldx, rows, columns, ldy, y);
 }
 
 /* Rows that a triangular system takes together: what is above them (below, transposed) goes through

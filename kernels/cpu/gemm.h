@@ -40,6 +40,14 @@ void rh_solve_plain(const struct rh_solve *s);
 void rh_solve_avx2(const struct rh_solve *s);
 void rh_solve_avx512(const struct rh_solve *s);
 
+/* y[columns, rows] = x[rows, columns]^T; what is beyond `rows` in a row of y becomes 0. */
+void rh_transpose_plain(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
+                        int64_t ldy);
+void rh_transpose_avx2(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
+                       int64_t ldy);
+void rh_transpose_avx512(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
+                         int64_t ldy);
+
 void rh_gemm_plain(const struct rh_gemm *g);
 void rh_gemm_avx2(const struct rh_gemm *g);
 void rh_gemm_avx512(const struct rh_gemm *g);

@@ -5,7 +5,7 @@
 
 #include "vector.h"
 
-/* RH_LOOPS names the table, RH_GEMM and RH_SOLVE the functions of gemm.c of the same instruction set; the build
+/* RH_LOOPS names the table, RH_GEMM, RH_SOLVE and RH_TRANSPOSE the functions of gemm.c of the same instruction set; the build
  * compiles this file once for each. */
 
 /* Runs BODY for every vector: P(p) reads and W(p, v) writes RH_WIDTH elements, or what is left. */
@@ -245,11 +245,30 @@ static void norm_backward(float *dx, const float *t, const float *x, float r, fl
 #undef BODY
 }
 
-static void softmax_backward(float *dp, const float *p, float delta, float factor, int64_t n)
+static float exp_row(float *x, int64_t n, int64_t all, float *max)
 {
-#define BODY(P, W) W(dp + i, P(p + i) * (P(dp + i) - delta) * factor);
+    vec total[RH_PARTS] = {{0}};
+    float most = *max = max_of(x, n);
+#define BODY(P, W)                                                                                 \
+    vec e = exp_lanes(P(x + i) - most);                                                            \
+    W(x + i, e);                                                                                   \
+    total[k] += n - i < RH_WIDTH ? P(x + i) : e;
+    FOR_SUM(BODY);
+#undef BODY
+    memset(x + n, 0, (size_t)(all - n) * sizeof *x);
+    return sum_lanes(total);
+}
+
+static void softmax_backward(float *s, float *dp, float lse, float delta, int64_t n, int64_t all)
+{
+#define BODY(P, W)                                                                                 \
+    vec p = exp_lanes(P(s + i) - lse);                                                             \
+    W(s + i, p);                                                                                   \
+    W(dp + i, p *(P(dp + i) - delta));
     FOR_ROW(BODY);
 #undef BODY
+    memset(s + n, 0, (size_t)(all - n) * sizeof *s);
+    memset(dp + n, 0, (size_t)(all - n) * sizeof *dp);
 }
 
 static void scale_rows(float *y, int64_t ldy, const float *x, int64_t ldx, const float *factor,
@@ -366,7 +385,6 @@ const struct rh_loops RH_LOOPS = {
     .mul = mul,
     .sum_products = sum_products,
     .exp_minus = exp_minus,
-    .max = max_of,
     .offset_scale = offset_scale,
     .offset_norm_backward = offset_norm_backward,
     .offset_dot = offset_dot,
@@ -379,8 +397,10 @@ const struct rh_loops RH_LOOPS = {
     .gated_norm = gated_norm,
     .gated_norm_backward = gated_norm_backward,
     .norm_backward = norm_backward,
+    .exp_row = exp_row,
     .softmax_backward = softmax_backward,
     .solve = RH_SOLVE,
+    .transpose = RH_TRANSPOSE,
     .scale_rows = scale_rows,
     .mul_rows = mul_rows,
     .decay = decay,

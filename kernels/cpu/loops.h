@@ -26,7 +26,6 @@ struct rh_loops {
     void (*sum_products)(float *y, const float *const *x, const float *const *w, int64_t terms,
                          int64_t n);
     void (*exp_minus)(float *y, const float *x, float max, int64_t n); /* y = exp(x - max) */
-    float (*max)(const float *x, int64_t n);
     /* y = (1 + w) x r */
     void (*offset_scale)(float *y, const float *x, const float *w, float r, int64_t n);
     /* dx (+)= r ((1 + w) dy - x r m) */
@@ -50,9 +49,14 @@ struct rh_loops {
                                  const float *w, const float *dy, float r, int64_t n);
     /* dx = r (t - x m) */
     void (*norm_backward)(float *dx, const float *t, const float *x, float r, float m, int64_t n);
-    /* ds = p (dp - delta) scale */
-    void (*softmax_backward)(float *dp, const float *p, float delta, float scale, int64_t n);
+    /* x <- exp(x - *max) for the first n, 0 up to `all`; *max: of the n. Returns the sum. */
+    float (*exp_row)(float *x, int64_t n, int64_t all, float *max);
+    /* s <- exp(s - lse), dp <- s (dp - delta) for the first n, 0 up to `all` */
+    void (*softmax_backward)(float *s, float *dp, float lse, float delta, int64_t n, int64_t all);
     void (*solve)(const struct rh_solve *);
+    /* y[columns, rows] = x[rows, columns]^T; what is beyond `rows` in a row of y becomes 0 */
+    void (*transpose)(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
+                      int64_t ldy);
     /* y[rows, n]: row i is factor[i] x_i */
     void (*scale_rows)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *factor,
                        int64_t rows, int64_t n);
