@@ -3,7 +3,7 @@
 #include "vector.h"
 
 /*
- * RH_GEMM, RH_SOLVE and RH_TRANSPOSE name the functions; the build compiles this file once per instruction set. An element of C
+ * RH_GEMM, RH_PACK, RH_SOLVE and RH_TRANSPOSE name the functions; the build compiles this file once per instruction set. An element of C
  * is one chain of multiply-adds over k, in blocks of BLOCK_K: its bits depend neither on the tiles
  * nor on the width of a register.
  */
@@ -242,15 +242,32 @@ static bool packs(const struct rh_gemm *g, int64_t columns, int64_t k)
     return g->form == RH_NT || g->m > FEW || columns < COLUMNS || scattered(k, g->ldb);
 }
 
-static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t p, int64_t k)
+/* Panels of a block of B; with `all` also those that could be read as they stand. */
+static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t p, int64_t k,
+                   bool all, float *out)
 {
-    for (int64_t j = 0; j < columns; j += COLUMNS) {
-        float *out = packed_b + j * k;
+    for (int64_t j = 0; j < columns; j += COLUMNS, out += COLUMNS * k) {
         int64_t part = smaller(COLUMNS, columns - j);
         if (g->form == RH_NT)
             pack_transposed(g->b + (n + j) * g->ldb + p, g->ldb, part, k, COLUMNS, out);
-        else if (packs(g, part, k))
+        else if (all || packs(g, part, k))
             pack_straight(g->b + p * g->ldb + n + j, g->ldb, part, k, COLUMNS, out);
+    }
+}
+
+/* Where the block at column n and depth p begins when all of B is packed. */
+static int64_t block_at(const struct rh_gemm *g, int64_t n, int64_t p)
+{
+    int64_t columns = smaller(BLOCK_N, g->n - n);
+    return n * g->k + (columns + COLUMNS - 1) / COLUMNS * COLUMNS * p;
+}
+
+void RH_PACK(const struct rh_gemm *g, float *out)
+{
+    for (int64_t n = 0; n < g->n; n += BLOCK_N) {
+        for (int64_t p = 0; p < g->k; p += BLOCK_K)
+            pack_b(g, n, smaller(BLOCK_N, g->n - n), p, smaller(BLOCK_K, g->k - p), true,
+                   out + block_at(g, n, p));
     }
 }
 
@@ -345,8 +362,10 @@ static void cell(const struct rh_gemm *g, const struct strip *s, int64_t n, int6
                  int64_t columns, int64_t p, int64_t k)
 {
     int64_t part = smaller(COLUMNS, columns - j);
-    bool packed = packs(g, part, k);
-    const float *b = packed ? packed_b + j * k : g->b + p * g->ldb + n + j;
+    bool packed = g->packed || packs(g, part, k);
+    const float *b = g->packed ? g->packed + block_at(g, n, p) + j * k
+                     : packed  ? packed_b + j * k
+                               : g->b + p * g->ldb + n + j;
     struct target t = {g->c + s->row * g->ldc + n + j, g->ldc, s->rows, part, g->alpha,
                        g->accumulate || p > 0};
     s->tile(s->a, s->lda, b, packed ? COLUMNS : g->ldb, k, &t);
@@ -357,7 +376,8 @@ static void block(const struct rh_gemm *g, int64_t n, int64_t p)
     struct strip strips[STRIPS];
     int64_t columns = smaller(BLOCK_N, g->n - n);
     int64_t k = smaller(BLOCK_K, g->k - p);
-    pack_b(g, n, columns, p, k);
+    if (!g->packed)
+        pack_b(g, n, columns, p, k, false, packed_b);
     for (int64_t m = 0; m < g->m; m += BLOCK_M) {
         int count = plan(g, m, p, k, strips);
         if (k <= SHALLOW) {

@@ -10,7 +10,7 @@
 #define RH_GEMM_ROWS 4
 
 /* C = alpha op(A) op(B), added to C when `accumulate`; one thread, no allocation. Sizes and forms
- * as in struct rh_matmul. k > 0. */
+ * as in struct rh_matmul. k > 0. packed: when not NULL, B as rh_loops.pack() laid it out. */
 struct rh_gemm {
     enum rh_form form;
     int64_t m, n, k;
@@ -20,7 +20,14 @@ struct rh_gemm {
     float *c;
     int64_t ldc;
     bool accumulate;
+    const float *packed;
 };
+
+/* Floats that B takes once it is packed. */
+static inline int64_t rh_gemm_packed_size(int64_t n, int64_t k)
+{
+    return (n + 31) / 32 * 32 * k;
+}
 
 /*
  * A triangular system: x_i -= sum_j l[i, j] y_j over j < i, y_i = factor_i x_i, rows i upwards; transposed:
@@ -47,6 +54,11 @@ void rh_transpose_avx2(const float *x, int64_t ldx, int64_t rows, int64_t column
                        int64_t ldy);
 void rh_transpose_avx512(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
                          int64_t ldy);
+
+/* Lays B of the product out (form, n, k, b and ldb count), for products of the same instruction set. */
+void rh_pack_plain(const struct rh_gemm *g, float *out);
+void rh_pack_avx2(const struct rh_gemm *g, float *out);
+void rh_pack_avx512(const struct rh_gemm *g, float *out);
 
 void rh_gemm_plain(const struct rh_gemm *g);
 void rh_gemm_avx2(const struct rh_gemm *g);

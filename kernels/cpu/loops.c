@@ -5,7 +5,7 @@
 
 #include "vector.h"
 
-/* RH_LOOPS names the table, RH_GEMM, RH_SOLVE and RH_TRANSPOSE the functions of gemm.c of the same instruction set; the build
+/* RH_LOOPS names the table, RH_GEMM and the like the functions of gemm.c of the same instruction set; the build
  * compiles this file once for each. */
 
 /* Runs BODY for every vector: P(p) reads and W(p, v) writes RH_WIDTH elements, or what is left. */
@@ -376,6 +376,7 @@ static float square_error(float *grad, const float *pred, const float *target, f
 const struct rh_loops RH_LOOPS = {
     .name = NAMED(RH_LOOPS),
     .gemm = RH_GEMM,
+    .pack = RH_PACK,
     .dot = dot,
     .dot3 = dot3,
     .sum = sum,

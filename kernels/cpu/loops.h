@@ -14,6 +14,7 @@
 struct rh_loops {
     const char *name;
     void (*gemm)(const struct rh_gemm *);
+    void (*pack)(const struct rh_gemm *, float *out);
     float (*dot)(const float *x, const float *y, int64_t n);
     /* sum of x[i] y[i] z[i] */
     float (*dot3)(const float *x, const float *y, const float *z, int64_t n);
