@@ -34,23 +34,27 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* dc of the rows is kept beside: du_t needs those of the next taps - 1 rows. */
+/* dc of the rows at hand is kept beside: du_t needs those of the next taps - 1 rows too. */
 static void backward_sequence(const struct job *job, int64_t sequence, float *dc)
 {
     const struct rh_conv_silu *p = job->p;
     const struct rh_loops *loops = job->b->loops;
     const float *x[TAPS_MAX];
     const float *w[TAPS_MAX];
-    for (int64_t t = p->seq - 1; t >= 0; t--) {
-        int64_t row = sequence * p->seq + t;
+    int64_t known = 0;
+    for (int64_t t = 0; t < p->seq; t++) {
         int64_t seen = smaller(p->taps, p->seq - t);
-        loops->silu_backward(dc + t % p->taps * p->channels, (const float *)p->c + row * p->channels,
-                             (const float *)p->dy + row * p->channels, p->channels);
+        for (; known < t + seen; known++) {
+            int64_t at = (sequence * p->seq + known) * p->channels;
+            loops->silu_backward(dc + known % p->taps * p->channels, (const float *)p->c + at,
+                                 (const float *)p->dy + at, p->channels);
+        }
         for (int64_t ahead = 0; ahead < seen; ahead++) {
             x[ahead] = dc + (t + ahead) % p->taps * p->channels;
             w[ahead] = p->w + (p->taps - 1 - ahead) * p->channels;
         }
-        loops->sum_products((float *)p->du + row * p->ldu, x, w, seen, p->channels);
+        loops->sum_products((float *)p->du + (sequence * p->seq + t) * p->ldu, x, w, seen,
+                            p->channels);
     }
 }
 
