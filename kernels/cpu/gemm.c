@@ -33,8 +33,10 @@
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* B of a block, in panels of COLUMNS columns: [panel][k][COLUMNS]; ragged ones filled with zeros. */
-static _Thread_local float packed_b[BLOCK_K * BLOCK_N] __attribute__((aligned(64)));
+/* B of a block, in panels of COLUMNS columns: [panel][k][COLUMNS]; ragged ones filled with zeros. A line
+ * between panels keeps them out of each other's cache sets. */
+#define PANEL(k) ((k)*COLUMNS + 16)
+static _Thread_local float packed_b[PANEL(BLOCK_K) * (BLOCK_N / COLUMNS)] __attribute__((aligned(64)));
 /* A^T of a block: [strip][k][ROWS]; a line between strips keeps them out of each other's cache sets. */
 #define STRIP (BLOCK_K * ROWS + 16)
 #define STRIPS (BLOCK_M / ROWS + 2)
@@ -205,18 +207,23 @@ static void pack_transposed(const float *x, int64_t ldx, int64_t rows, int64_t k
 }
 
 /* out[p][i] = x[p][i], i below `columns` of `width`, the rest zeros. */
-RH_INLINE void pack_straight(const float *x, int64_t ldx, int64_t columns, int64_t k, int64_t width,
-                             float *out)
+static void pack_straight(const float *x, int64_t ldx, int64_t columns, int64_t k, int64_t width,
+                          float *out)
 {
     for (int64_t p = 0; p < k; p++) {
-        if (columns == width) {
-            __builtin_prefetch(x + (p + AHEAD) * ldx);
-            __builtin_prefetch(x + (p + AHEAD) * ldx + width - 1);
-            memcpy(out + p * width, x + p * ldx, (size_t)width * sizeof *out);
-            continue;
-        }
         for (int64_t i = 0; i < width; i++)
             out[p * width + i] = i < columns ? x[p * ldx + i] : 0.0F;
+    }
+}
+
+/* The same for whole panels side by side, row by row, so that x is read as it stands in memory. */
+static void pack_panels(const float *x, int64_t ldx, int64_t panels, int64_t k, float *out)
+{
+    for (int64_t p = 0; p < k; p++, x += ldx, out += COLUMNS) {
+        for (int64_t j = 0; j < panels; j++) {
+            __builtin_prefetch(x + AHEAD * ldx + j * COLUMNS);
+            memcpy(out + j * PANEL(k), x + j * COLUMNS, COLUMNS * sizeof *out);
+        }
     }
 }
 
@@ -246,20 +253,28 @@ static bool packs(const struct rh_gemm *g, int64_t columns, int64_t k)
 static void pack_b(const struct rh_gemm *g, int64_t n, int64_t columns, int64_t p, int64_t k,
                    bool all, float *out)
 {
-    for (int64_t j = 0; j < columns; j += COLUMNS, out += COLUMNS * k) {
-        int64_t part = smaller(COLUMNS, columns - j);
-        if (g->form == RH_NT)
-            pack_transposed(g->b + (n + j) * g->ldb + p, g->ldb, part, k, COLUMNS, out);
-        else if (all || packs(g, part, k))
-            pack_straight(g->b + p * g->ldb + n + j, g->ldb, part, k, COLUMNS, out);
+    int64_t whole = columns / COLUMNS;
+    int64_t rest = columns % COLUMNS;
+    if (g->form == RH_NT) {
+        for (int64_t j = 0; j < columns; j += COLUMNS, out += PANEL(k))
+            pack_transposed(g->b + (n + j) * g->ldb + p, g->ldb, smaller(COLUMNS, columns - j), k,
+                            COLUMNS, out);
+        return;
     }
+    const float *b = g->b + p * g->ldb + n;
+    if (all || packs(g, COLUMNS, k))
+        pack_panels(b, g->ldb, whole, k, out);
+    if (rest > 0)
+        pack_straight(b + whole * COLUMNS, g->ldb, rest, k, COLUMNS, out + whole * PANEL(k));
 }
 
 /* Where the block at column n and depth p begins when all of B is packed. */
 static int64_t block_at(const struct rh_gemm *g, int64_t n, int64_t p)
 {
-    int64_t columns = smaller(BLOCK_N, g->n - n);
-    return n * g->k + (columns + COLUMNS - 1) / COLUMNS * COLUMNS * p;
+    int64_t panels = (smaller(BLOCK_N, g->n - n) + COLUMNS - 1) / COLUMNS;
+    int64_t blocks = (g->k + BLOCK_K - 1) / BLOCK_K;
+    return n / COLUMNS * (g->k * COLUMNS + blocks * 16) +
+           panels * (p * COLUMNS + p / BLOCK_K * 16);
 }
 
 void RH_PACK(const struct rh_gemm *g, float *out)
@@ -363,8 +378,8 @@ static void cell(const struct rh_gemm *g, const struct strip *s, int64_t n, int6
 {
     int64_t part = smaller(COLUMNS, columns - j);
     bool packed = g->packed || packs(g, part, k);
-    const float *b = g->packed ? g->packed + block_at(g, n, p) + j * k
-                     : packed  ? packed_b + j * k
+    const float *b = g->packed ? g->packed + block_at(g, n, p) + j / COLUMNS * PANEL(k)
+                     : packed  ? packed_b + j / COLUMNS * PANEL(k)
                                : g->b + p * g->ldb + n + j;
     struct target t = {g->c + s->row * g->ldc + n + j, g->ldc, s->rows, part, g->alpha,
                        g->accumulate || p > 0};

@@ -26,7 +26,7 @@ struct rh_gemm {
 /* Floats that B takes once it is packed. */
 static inline int64_t rh_gemm_packed_size(int64_t n, int64_t k)
 {
-    return (n + 31) / 32 * 32 * k;
+    return (n + 31) / 32 * 2 * (16 * k + (k + 255) / 256 * 16);
 }
 
 /*
