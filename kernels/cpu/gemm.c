@@ -57,25 +57,26 @@ struct target {
 };
 
 /* c = alpha * sums (+ c) of a whole register. */
-RH_INLINE void put(const struct target *t, int64_t row, int64_t column, vec sums)
+RH_INLINE void put(float *c, vec sums, float alpha, bool add)
 {
-    float *c = t->c + row * t->ldc + column;
-    sums *= t->alpha;
-    store(c, t->add ? load(c) + sums : sums);
+    sums *= alpha;
+    store(c, add ? load(c) + sums : sums);
 }
 
-/* The same for a tile at the edge, from memory. */
-static void put_ragged(const struct target *t, const float *sums)
+/* Sums of a tile at the edge. */
+static _Thread_local float edge[ROWS * COLUMNS] __attribute__((aligned(64)));
+
+static void put_edge(const struct target *t)
 {
     for (int64_t i = 0; i < t->rows; i++) {
-        const float *row = sums + i * COLUMNS;
+        const float *row = edge + i * COLUMNS;
+        float *c = t->c + i * t->ldc;
         int64_t j = 0;
         for (; j + RH_WIDTH <= t->columns; j += RH_WIDTH)
-            put(t, i, j, load(row + j));
+            put(c + j, load(row + j), t->alpha, t->add);
         for (; j < t->columns; j++) {
-            float *c = t->c + i * t->ldc + j;
             float x = row[j] * t->alpha;
-            *c = t->add ? *c + x : x;
+            c[j] = t->add ? c[j] + x : x;
         }
     }
 }
@@ -98,21 +99,32 @@ RH_INLINE void tile(const int rows, const float *a, int64_t step, int64_t along,
         a += along;
         b += ldb;
     }
-    if (t->rows == rows && t->columns == COLUMNS) {
+    if (t->rows < rows || t->columns < COLUMNS) {
         UNROLL for (int i = 0; i < rows; i++)
         {
-            put(t, i, 0, left[i]);
-            put(t, i, RH_WIDTH, right[i]);
+            store(edge + i * COLUMNS, left[i]);
+            store(edge + i * COLUMNS + RH_WIDTH, right[i]);
+        }
+        put_edge(t);
+        return;
+    }
+    /* By value: C could be *t, for all the compiler knows. */
+    float *c = t->c;
+    const int64_t ldc = t->ldc;
+    const float alpha = t->alpha;
+    if (t->add) {
+        UNROLL for (int i = 0; i < rows; i++, c += ldc)
+        {
+            put(c, left[i], alpha, true);
+            put(c + RH_WIDTH, right[i], alpha, true);
         }
         return;
     }
-    float sums[ROWS * COLUMNS];
-    UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int i = 0; i < rows; i++, c += ldc)
     {
-        store(sums + i * COLUMNS, left[i]);
-        store(sums + i * COLUMNS + RH_WIDTH, right[i]);
+        put(c, left[i], alpha, false);
+        put(c + RH_WIDTH, right[i], alpha, false);
     }
-    put_ragged(t, sums);
 }
 
 /* One function for each height and each way A lies, as rows or as columns; lda: from one to the next. */
@@ -318,24 +330,33 @@ static void choose_tile(struct strip *s, int64_t rows, bool columns)
 #endif
 }
 
-/* Row by row, so that A is read as it stands in memory; strips of full height. */
+/* Row i of `count` strips of `rows` rows, side by side in x. */
+RH_INLINE void pack_strips(const float *x, const int rows, int64_t count, float *out)
+{
+    for (int64_t s = 0; s < count; s++)
+        memcpy(out + s * STRIP, x + s * rows, (size_t)rows * sizeof *out);
+}
+
+/* Row by row, so that A is read as it stands in memory; strips of full height, the higher ones first. */
 static void pack_a(const struct rh_gemm *g, const struct strip *strips, int count, int64_t p,
                    int64_t k)
 {
-    const float *x = g->a + p * g->lda;
-    int64_t end = strips[count - 1].row + strips[count - 1].rows;
+    const float *x = g->a + p * g->lda + strips[0].row;
+    int64_t columns = strips[count - 1].row + strips[count - 1].rows - strips[0].row;
+    int64_t high = 0; /* strips of ROWS; then of 2 * LESS (one, where registers are wide), then of LESS */
+    while (high < count && strips[high].rows == ROWS)
+        high++;
+    int64_t middle = high < count && strips[high].rows == 2 * LESS ? 1 : 0;
+    int64_t low = count - high - middle;
     for (int64_t i = 0; i < k; i++, x += g->lda) {
-        for (int64_t j = strips[0].row; j < end; j += 16) /* a line has 16 */
+        float *out = packed_a;
+        for (int64_t j = 0; j < columns; j += 16) /* a line has 16 */
             __builtin_prefetch(x + AHEAD * g->lda + j);
-        for (int s = 0; s < count; s++) {
-            float *out = packed_a + s * STRIP + i * strips[s].rows;
-            if (strips[s].rows == ROWS)
-                memcpy(out, x + strips[s].row, ROWS * sizeof *out);
-            else if (strips[s].rows == LESS)
-                memcpy(out, x + strips[s].row, LESS * sizeof *out);
-            else
-                memcpy(out, x + strips[s].row, 2 * LESS * sizeof *out);
-        }
+        pack_strips(x, ROWS, high, out + i * ROWS);
+        out += high * STRIP;
+        pack_strips(x + high * ROWS, 2 * LESS, middle, out + i * 2 * LESS);
+        out += middle * STRIP;
+        pack_strips(x + high * ROWS + middle * 2 * LESS, LESS, low, out + i * LESS);
     }
 }
 
