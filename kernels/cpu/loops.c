@@ -19,6 +19,8 @@
             BODY(TAIL_LOAD, TAIL_STORE)                                                            \
         }                                                                                          \
     } while (0)
+/* Sums stay in registers when every lane's number is known. */
+#define UNROLL _Pragma("GCC unroll 4")
 #define TAIL_LOAD(p)     load_part((p), n - i)
 #define TAIL_STORE(p, v) store_part((p), (v), n - i)
 
@@ -27,12 +29,18 @@
     do {                                                                                           \
         int64_t i = 0;                                                                             \
         while (i + RH_LANES <= n) {                                                                \
-            for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH) {                                    \
+            UNROLL for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH)                               \
+            {                                                                                      \
                 BODY(load, store)                                                                  \
             }                                                                                      \
         }                                                                                          \
-        for (int k = 0; i < n; k++, i += RH_WIDTH) {                                               \
-            BODY(TAIL_LOAD, TAIL_STORE)                                                            \
+        if (i < n) {                                                                               \
+            UNROLL for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH)                               \
+            {                                                                                      \
+                if (i < n) {                                                                       \
+                    BODY(TAIL_LOAD, TAIL_STORE)                                                    \
+                }                                                                                  \
+            }                                                                                      \
         }                                                                                          \
     } while (0)
 

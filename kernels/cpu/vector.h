@@ -39,21 +39,47 @@ RH_INLINE void store(float *p, vec v)
     memcpy(p, &v, sizeof v);
 }
 
+#if RH_WIDTH == 8
+/* All ones in the first `count` lanes. */
+RH_INLINE __m256i first_lanes(int64_t count)
+{
+    const veci lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (__m256i)(lane < (int32_t)count);
+}
+#elif RH_WIDTH == 16
+RH_INLINE __mmask16 first_lanes(int64_t count)
+{
+    return count < RH_WIDTH ? (__mmask16)((1U << count) - 1U) : (__mmask16)0xffffU;
+}
+#endif
+
 /* The first `count` lanes, at most RH_WIDTH; the others are 0. */
 RH_INLINE vec load_part(const float *p, int64_t count)
 {
+#if RH_WIDTH == 16
+    return (vec)_mm512_maskz_loadu_ps(first_lanes(count), p);
+#elif RH_WIDTH == 8
+    return (vec)_mm256_maskload_ps(p, first_lanes(count));
+#else
     float all[RH_WIDTH] = {0};
     for (int64_t i = 0; i < count && i < RH_WIDTH; i++)
         all[i] = p[i];
     return load(all);
+#endif
 }
 
 RH_INLINE void store_part(float *p, vec v, int64_t count)
 {
+#if RH_WIDTH == 16
+    _mm512_mask_storeu_ps(p, first_lanes(count), (__m512)v);
+#elif RH_WIDTH == 8
+    _mm256_maskstore_ps(p, first_lanes(count), (__m256)v);
+#else
     float all[RH_WIDTH];
     store(all, v);
     for (int64_t i = 0; i < count && i < RH_WIDTH; i++)
         p[i] = all[i];
+#endif
 }
 
 typedef float four __attribute__((vector_size(16)));
