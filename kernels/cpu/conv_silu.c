@@ -1,8 +1,8 @@
 #include "base/error.h"
 #include "ops_cpu.h"
 
-/* No family has more than 4. */
-#define TAPS_MAX 16
+/* What configurations allow. */
+#define TAPS_MAX 64
 
 struct job {
     struct rh_backend *b;

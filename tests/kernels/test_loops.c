@@ -87,6 +87,15 @@ static size_t run_all(const struct rh_loops *l, struct rows *r, int64_t n, float
     used += 2;
     l->softmax_backward(r->y, r->x, 0.2F, 0.3F, n - n / 4, n);
     KEEP();
+    l->scale_rows(r->x, n, r->a, n, r->b, 1, n);
+    l->mul_rows(r->y, n, r->a, r->b, 1, n);
+    KEEP();
+    l->decay_backward(r->x, r->y, out + used, r->a, r->b, r->c, r->d, r->a, 0, n);
+    used += (size_t)n;
+    KEEP();
+    l->decay_backward(r->x, r->y, out + used, r->a, r->b, r->c, r->d, r->a, 1, n);
+    used += (size_t)n;
+    KEEP();
     l->two_sums(r->x, r->y, r->a, r->b, r->c, 0.7F, 0.4F, 0, n);
     KEEP();
     l->two_sums(r->x, r->y, r->a, r->b, r->c, 0.7F, 0.4F, 1, n);
@@ -117,6 +126,37 @@ static void all_instruction_sets_give_the_same_bits(void **state)
                              all[i]->name, (long long)n, k, (double)other[k], (double)plain[k]);
             }
         }
+    }
+}
+
+static void close_to(float got, double want, double scale);
+
+/* exp(c_i - c_j) below the diagonal and on it, 1 there, and 0 above; x turned, with zeros behind it. */
+static void squares_are_filled(void **state)
+{
+    (void)state;
+    enum { N = 21, WIDE = 24 };
+    double c[N];
+    static float y[N * N], first[N * N], x[N * 3], turned[3 * WIDE];
+    const struct rh_loops *all[ISA_MAX];
+    int count = isa_usable(all);
+    for (int i = 0; i < N; i++)
+        c[i] = -0.37 * i * i;
+    for (int i = 0; i < N * 3; i++)
+        x[i] = (float)i;
+    for (int k = 0; k < count; k++) {
+        all[k]->decay(y, c, N);
+        if (k == 0)
+            memcpy(first, y, sizeof y);
+        assert_memory_equal(first, y, sizeof y);
+        all[k]->transpose(x, 3, N, 3, turned, WIDE);
+        for (int i = 0; i < 3 * WIDE; i++)
+            assert_true(turned[i] == (i % WIDE < N ? x[i % WIDE * 3 + i / WIDE] : 0.0F));
+    }
+    for (int i = 0; i < N; i++) {
+        for (int j = 0; j < N; j++)
+            close_to(y[i * N + j], j <= i ? exp(c[i] - c[j]) : 0.0, 1);
+        assert_true(y[i * N + i] == 1.0F);
     }
 }
 
@@ -254,6 +294,7 @@ int main(void)
         cmocka_unit_test(all_instruction_sets_give_the_same_bits),
         cmocka_unit_test(the_loops_are_their_formulas),
         cmocka_unit_test(exponentials_hold_from_end_to_end),
+        cmocka_unit_test(squares_are_filled),
         cmocka_unit_test(triangular_systems_are_solved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
