@@ -101,20 +101,6 @@ static void through_rows(const struct rh_loops *loops, const struct rh_delta_rul
     w->dc[k->n - 1] += leaving;
 }
 
-/* dc += rowsum(m) - colsum(m), m zero above the diagonal */
-static void add_row_minus_column(const float *m, int64_t n, double *dc)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const float *row = m + i * n;
-        double sum = 0.0;
-        for (int64_t j = 0; j <= i; j++) {
-            sum += (double)row[j];
-            dc[j] -= (double)row[j];
-        }
-        dc[i] += sum;
-    }
-}
-
 /* Gradients of the scores: of the decay, and sums over the value heads of those of the products. */
 static void through_scores(const struct rh_loops *loops, const struct rh_delta_rule *p,
                            const struct rh_delta_chunk *k, bool first, struct work *w)
@@ -128,7 +114,7 @@ static void through_scores(const struct rh_loops *loops, const struct rh_delta_r
         loops->decay_backward(w->d_qk + i * n, w->d_kk + i * n, w->m + i * n, dp, minus_dg,
                               k->decay + i * n, k->qp + i * ld + dk, k->g + i * n, !first, n);
     }
-    add_row_minus_column(w->m, n, w->dc);
+    loops->balance(w->dc, w->m, n);
 }
 
 /* dQ += d(QK^T) K, dK += d(QK^T)^T Q + (d(KK^T) + d(KK^T)^T) K */

@@ -258,9 +258,8 @@ static float exp_row(float *x, int64_t n, int64_t all, float *max)
     vec total[RH_PARTS] = {{0}};
     float most = *max = max_of(x, n);
 #define BODY(P, W)                                                                                 \
-    vec e = exp_lanes(P(x + i) - most);                                                            \
-    W(x + i, e);                                                                                   \
-    total[k] += n - i < RH_WIDTH ? P(x + i) : e;
+    W(x + i, exp_lanes(P(x + i) - most));                                                          \
+    total[k] += P(x + i); /* in the tail without what is beyond n */
     FOR_SUM(BODY);
 #undef BODY
     memset(x + n, 0, (size_t)(all - n) * sizeof *x);
@@ -299,14 +298,49 @@ static void mul_rows(float *y, int64_t ldy, const float *x, const float *w, int6
     }
 }
 
+typedef double four_double __attribute__((vector_size(32)));
+
+RH_INLINE four_double load_doubles(const double *p)
+{
+    four_double v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 static void decay(float *y, const double *c, int64_t n)
 {
     for (int64_t row = 0; row < n; row++, y += n) {
-        for (int64_t j = 0; j < n; j++)
+        int64_t j = 0;
+        for (; j + 4 <= n && j <= row; j += 4) {
+            four d = __builtin_convertvector(c[row] - load_doubles(c + j), four);
+            memcpy(y + j, &d, sizeof d);
+        }
+        for (; j <= row; j++)
             y[j] = (float)(c[row] - c[j]);
-        exp_minus(y, y, 0.0F, n);
-        for (int64_t j = row + 1; j < n; j++)
-            y[j] = 0.0F;
+        exp_minus(y, y, 0.0F, row + 1);
+        memset(y + row + 1, 0, (size_t)(n - row - 1) * sizeof *y);
+    }
+}
+
+static void balance(double *dc, const float *m, int64_t n)
+{
+    for (int64_t row = 0; row < n; row++, m += n) {
+        four_double sums = {0};
+        double rest = 0.0;
+        int64_t j = 0;
+        for (; j + 4 <= n && j <= row; j += 4) {
+            four x;
+            memcpy(&x, m + j, sizeof x);
+            four_double wide = __builtin_convertvector(x, four_double);
+            sums += wide;
+            wide = load_doubles(dc + j) - wide;
+            memcpy(dc + j, &wide, sizeof wide);
+        }
+        for (; j <= row; j++) {
+            rest += (double)m[j];
+            dc[j] -= (double)m[j];
+        }
+        dc[row] += ((sums[0] + sums[2]) + (sums[1] + sums[3])) + rest;
     }
 }
 
@@ -413,6 +447,7 @@ const struct rh_loops RH_LOOPS = {
     .scale_rows = scale_rows,
     .mul_rows = mul_rows,
     .decay = decay,
+    .balance = balance,
     .two_sums = two_sums,
     .decay_backward = decay_backward,
     .square_error = square_error,

@@ -66,6 +66,8 @@ struct rh_loops {
                      int64_t n);
     /* y[n, n] = exp(c_i - c_j) where j <= i, else 0 */
     void (*decay)(float *y, const double *c, int64_t n);
+    /* dc += row sums - column sums of m[n, n], which is 0 above the diagonal; fp64 */
+    void (*balance)(double *dc, const float *m, int64_t n);
     /* p (+)= a x, q (+)= b z - a y */
     void (*two_sums)(float *p, float *q, const float *x, const float *y, const float *z, float a,
                      float b, int accumulate, int64_t n);

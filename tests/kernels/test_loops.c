@@ -131,7 +131,7 @@ static void all_instruction_sets_give_the_same_bits(void **state)
 
 static void close_to(float got, double want, double scale);
 
-/* exp(c_i - c_j) below the diagonal and on it, 1 there, and 0 above; x turned, with zeros behind it. */
+/* exp(c_i - c_j) below the diagonal and on it, 1 there, and 0 above; its rows less its columns; x turned, with zeros behind it. */
 static void squares_are_filled(void **state)
 {
     (void)state;
@@ -152,6 +152,18 @@ static void squares_are_filled(void **state)
         all[k]->transpose(x, 3, N, 3, turned, WIDE);
         for (int i = 0; i < 3 * WIDE; i++)
             assert_true(turned[i] == (i % WIDE < N ? x[i % WIDE * 3 + i / WIDE] : 0.0F));
+    }
+    for (int k = 0; k < count; k++) {
+        double dc[N];
+        for (int i = 0; i < N; i++)
+            dc[i] = 0.5;
+        all[k]->balance(dc, first, N);
+        for (int i = 0; i < N; i++) {
+            double want = 0.5;
+            for (int j = 0; j < N; j++)
+                want += (double)first[i * N + j] - (double)first[j * N + i];
+            assert_true(fabs(dc[i] - want) < 1e-12);
+        }
     }
     for (int i = 0; i < N; i++) {
         for (int j = 0; j < N; j++)
