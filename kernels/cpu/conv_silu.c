@@ -25,8 +25,8 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t row = begin; row < end; row++) {
         int64_t seen = smaller(p->taps, row % p->seq + 1);
         for (int64_t back = 0; back < seen; back++) {
-            x[back] = (const float *)p->u + (row - back) * p->ldu;
-            w[back] = p->w + (p->taps - 1 - back) * p->channels;
+            x[seen - 1 - back] = (const float *)p->u + (row - back) * p->ldu;
+            w[seen - 1 - back] = p->w + (p->taps - 1 - back) * p->channels;
         }
         float *c = (float *)p->c + row * p->channels;
         loops->sum_products(c, x, w, seen, p->channels);
