@@ -4,9 +4,9 @@
 #include "ops_cpu.h"
 
 /*
- * The heads that share keys go together: ROWS rows are the same few queries of each, so that a product
- * has rows enough where only few keys are hidden from some of them. Keys and values of a sequence are
- * laid out once for all its queries.
+ * The heads that share keys go together: ROWS rows are the same few queries of each, so that a
+ * product has rows enough where only few keys are hidden from some of them. Keys and values of a
+ * sequence are laid out once for all its queries.
  */
 #define ROWS 64
 
@@ -57,12 +57,12 @@ static size_t carve(const struct job *job, bool backward, float *memory, struct 
         int64_t size;
         bool backward;
     } parts[] = {
-        {&w->keys_t, p->size * job->ld, false}, {&w->values, p->seq * p->size, false},
-        {&w->q, rows * p->size, false},         {&w->o, rows * p->size, false},
-        {&w->s, rows * job->ld, false},         {&w->factor, rows, false},
+        {&w->keys_t, p->size * job->ld, false},  {&w->values, p->seq * p->size, false},
+        {&w->q, rows * p->size, false},          {&w->o, rows * p->size, false},
+        {&w->s, rows * job->ld, false},          {&w->factor, rows, false},
         {&w->values_t, p->size * job->ld, true}, {&w->keys, p->seq * p->size, true},
-        {&w->d_o, rows * p->size, true},        {&w->dq, rows * p->size, true},
-        {&w->ds, rows * job->ld, true},         {&w->dk, p->seq * p->size, true},
+        {&w->d_o, rows * p->size, true},         {&w->dq, rows * p->size, true},
+        {&w->ds, rows * job->ld, true},          {&w->dk, p->seq * p->size, true},
         {&w->dv, p->seq * p->size, true},
     };
     int64_t used = 0;

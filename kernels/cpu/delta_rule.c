@@ -101,8 +101,13 @@ static void solve(const struct rh_loops *loops, const struct rh_delta_rule *p,
     loops->scale_rows(w->k, p->key_size, k->k, p->key_heads * p->key_size, k->grown, k->n,
                       p->key_size);
     rh_cpu_gemm(RH_NN, k->n, dv, p->key_size, -1.0F, w->k, p->key_size, k->s, dv, 1.0F, k->y, dv);
-    loops->solve(&(struct rh_solve){.n = k->n, .width = dv, .l = k->g, .factor = k->beta,
-                                    .step = p->value_heads, .x = k->y, .y = k->r});
+    loops->solve(&(struct rh_solve){.n = k->n,
+                                    .width = dv,
+                                    .l = k->g,
+                                    .factor = k->beta,
+                                    .step = p->value_heads,
+                                    .x = k->y,
+                                    .y = k->r});
 }
 
 static void carry(const struct rh_loops *loops, const struct rh_delta_rule *p,
@@ -130,8 +135,8 @@ static void forward_chunk(const struct job *job, const struct rh_delta_chunk *k,
         carry(loops, p, k, next, w);
 }
 
-/* memory: of the chunks of the key head's value heads, one after the other; without anything to keep
- * two chunks of a head take turns. */
+/* memory: of the chunks of the key head's value heads, one after the other; without anything to
+ * keep two chunks of a head take turns. */
 static void forward_heads(const struct job *job, int64_t sequence, int64_t key_head, float *memory,
                           const struct work *w)
 {

@@ -17,14 +17,15 @@ struct job {
  *   dS = e^c_last dS' + Qe^T dO - Ke^T Z
  */
 struct work {
-    float *ke, *kt;   /* [n, key_size] */
-    float *oz;        /* [2 n, value_size] dO, Z */
-    float *d_qp, *m;  /* [2 n, key_size + n] dQe | dP over -dKe | -dG; m [n, n]: what the decay gets */
-    float *d_sr;      /* [key_size + n, value_size] of this chunk: its part of dS, then dR, then X */
-    float *d_kt;      /* [n, key_size] */
-    float *d_qk;      /* [n, n] gradient of Q K^T, summed over the value heads */
-    float *d_kk;      /* [n, n] the same of K K^T, below the diagonal; then with its transpose */
-    float *d_state;   /* [value heads of the key head, key_size, value_size] */
+    float *ke, *kt; /* [n, key_size] */
+    float *oz;      /* [2 n, value_size] dO, Z */
+    float *d_qp,
+        *m;      /* [2 n, key_size + n] dQe | dP over -dKe | -dG; m [n, n]: what the decay gets */
+    float *d_sr; /* [key_size + n, value_size] of this chunk: its part of dS, then dR, then X */
+    float *d_kt; /* [n, key_size] */
+    float *d_qk; /* [n, n] gradient of Q K^T, summed over the value heads */
+    float *d_kk; /* [n, n] the same of K K^T, below the diagonal; then with its transpose */
+    float *d_state; /* [value heads of the key head, key_size, value_size] */
     double dc[C];
     float dbeta[C];
 };
@@ -37,10 +38,11 @@ static int64_t carve(const struct rh_delta_rule *p, float *memory, struct work *
         float **to;
         int64_t size;
     } parts[] = {
-        {&w->ke, C * dk},         {&w->kt, C * dk},   {&w->oz, 2 * C * dv},
-        {&w->d_qp, 2 * C * (dk + C)}, {&w->m, C * C}, {&w->d_sr, (dk + C) * dv},
-        {&w->d_kt, C * dk},       {&w->d_qk, C * C},  {&w->d_kk, C * C},
-        {&w->d_state, p->value_heads / p->key_heads * dk * dv},
+        {&w->ke, C * dk},     {&w->kt, C * dk},
+        {&w->oz, 2 * C * dv}, {&w->d_qp, 2 * C * (dk + C)},
+        {&w->m, C * C},       {&w->d_sr, (dk + C) * dv},
+        {&w->d_kt, C * dk},   {&w->d_qk, C * C},
+        {&w->d_kk, C * C},    {&w->d_state, p->value_heads / p->key_heads * dk * dv},
     };
     int64_t used = 0;
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
@@ -65,8 +67,14 @@ static void through_state(const struct rh_loops *loops, const struct rh_delta_ru
     loops->scale_rows(w->kt, dk, k->k, ldk, k->left, n, dk);
     rh_cpu_gemm(RH_TN, dk + n, dv, n, 1.0F, k->qp, ld, w->oz, dv, 0.0F, w->d_sr, dv);
     rh_cpu_gemm(RH_NN, n, dv, dk, 1.0F, w->kt, dk, d_state, dv, 1.0F, dr, dv);
-    loops->solve(&(struct rh_solve){.n = n, .width = dv, .l = k->g, .factor = k->beta,
-                                    .step = p->value_heads, .transposed = true, .x = dr, .y = z});
+    loops->solve(&(struct rh_solve){.n = n,
+                                    .width = dv,
+                                    .l = k->g,
+                                    .factor = k->beta,
+                                    .step = p->value_heads,
+                                    .transposed = true,
+                                    .x = dr,
+                                    .y = z});
     rh_cpu_gemm(RH_NT, 2 * n, dk + n, dv, 1.0F, w->oz, dv, k->s, dv, 0.0F, w->d_qp, ld);
     rh_cpu_gemm(RH_NT, n, dk, dv, 1.0F, k->r, dv, d_state, dv, 0.0F, w->d_kt, dk);
     /* What the state's own decay gets, before the state's gradient changes. */
@@ -168,7 +176,8 @@ static void backward_heads(const struct job *job, int64_t sequence, int64_t key_
     int64_t chunks = rh_delta_chunks(p);
     int64_t size = rh_delta_chunk_size(p);
     int64_t state = p->key_size * p->value_size;
-    float *saved = (float *)p->saved + (sequence * p->value_heads + key_head * group) * chunks * size;
+    float *saved =
+        (float *)p->saved + (sequence * p->value_heads + key_head * group) * chunks * size;
     memset(w->d_state, 0, (size_t)(group * state) * sizeof *w->d_state);
     for (int64_t i = chunks - 1; i >= 0; i--) {
         struct rh_delta_chunk k;

@@ -3,9 +3,9 @@
 #include "vector.h"
 
 /*
- * RH_GEMM, RH_PACK, RH_SOLVE and RH_TRANSPOSE name the functions; the build compiles this file once per instruction set. An element of C
- * is one chain of multiply-adds over k, in blocks of BLOCK_K: its bits depend neither on the tiles
- * nor on the width of a register.
+ * RH_GEMM, RH_PACK, RH_SOLVE and RH_TRANSPOSE name the functions; the build compiles this file once
+ * per instruction set. An element of C is one chain of multiply-adds over k, in blocks of BLOCK_K: its
+ * bits depend neither on the tiles nor on the width of a register.
  */
 
 #if RH_WIDTH == 16

@@ -30,9 +30,9 @@ static inline int64_t rh_gemm_packed_size(int64_t n, int64_t k)
 }
 
 /*
- * A triangular system: x_i -= sum_j l[i, j] y_j over j < i, y_i = factor_i x_i, rows i upwards; transposed:
- * x_i -= sum_j l[j, i] y_j over j > i, rows downwards and j too. l: [n, n], its diagonal and what is above
- * are not read; x, y: [n, width]; factor i at factor[i * step].
+ * A triangular system: x_i -= sum_j l[i, j] y_j over j < i, y_i = factor_i x_i, rows i upwards;
+ * transposed: x_i -= sum_j l[j, i] y_j over j > i, rows downwards and j too. l: [n, n], its
+ * diagonal and what is above are not read; x, y: [n, width]; factor i at factor[i * step].
  */
 struct rh_solve {
     int64_t n, width;
@@ -55,7 +55,8 @@ void rh_transpose_avx2(const float *x, int64_t ldx, int64_t rows, int64_t column
 void rh_transpose_avx512(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
                          int64_t ldy);
 
-/* Lays B of the product out (form, n, k, b and ldb count), for products of the same instruction set. */
+/* Lays B of the product out (form, n, k, b and ldb count), for products of the same instruction
+ * set. */
 void rh_pack_plain(const struct rh_gemm *g, float *out);
 void rh_pack_avx2(const struct rh_gemm *g, float *out);
 void rh_pack_avx512(const struct rh_gemm *g, float *out);

@@ -5,8 +5,8 @@
 
 #include "vector.h"
 
-/* RH_LOOPS names the table, RH_GEMM and the like the functions of gemm.c of the same instruction set; the build
- * compiles this file once for each. */
+/* RH_LOOPS names the table, RH_GEMM and the like the functions of gemm.c of the same instruction
+ * set; the build compiles this file once for each. */
 
 /* Runs BODY for every vector: P(p) reads and W(p, v) writes RH_WIDTH elements, or what is left. */
 #define FOR_ROW(BODY)                                                                              \
@@ -53,24 +53,6 @@ static float dot(const float *x, const float *y, int64_t n)
     return sum_lanes(total);
 }
 
-static float dot3(const float *x, const float *y, const float *z, int64_t n)
-{
-    vec total[RH_PARTS] = {{0}};
-#define BODY(P, W) total[k] += P(x + i) * P(y + i) * P(z + i);
-    FOR_SUM(BODY);
-#undef BODY
-    return sum_lanes(total);
-}
-
-static float sum(const float *x, int64_t n)
-{
-    vec total[RH_PARTS] = {{0}};
-#define BODY(P, W) total[k] += P(x + i);
-    FOR_SUM(BODY);
-#undef BODY
-    return sum_lanes(total);
-}
-
 static void add(float *y, const float *x, int64_t n)
 {
 #define BODY(P, W) W(y + i, P(y + i) + P(x + i));
@@ -88,13 +70,6 @@ static void axpy(float *y, float a, const float *x, int64_t n)
 static void scale(float *y, float a, const float *x, int64_t n)
 {
 #define BODY(P, W) W(y + i, a * P(x + i));
-    FOR_ROW(BODY);
-#undef BODY
-}
-
-static void mul(float *y, const float *x, int64_t n)
-{
-#define BODY(P, W) W(y + i, P(y + i) * P(x + i));
     FOR_ROW(BODY);
 #undef BODY
 }
@@ -420,12 +395,9 @@ const struct rh_loops RH_LOOPS = {
     .gemm = RH_GEMM,
     .pack = RH_PACK,
     .dot = dot,
-    .dot3 = dot3,
-    .sum = sum,
     .add = add,
     .axpy = axpy,
     .scale = scale,
-    .mul = mul,
     .sum_products = sum_products,
     .exp_minus = exp_minus,
     .offset_scale = offset_scale,

@@ -16,13 +16,9 @@ struct rh_loops {
     void (*gemm)(const struct rh_gemm *);
     void (*pack)(const struct rh_gemm *, float *out);
     float (*dot)(const float *x, const float *y, int64_t n);
-    /* sum of x[i] y[i] z[i] */
-    float (*dot3)(const float *x, const float *y, const float *z, int64_t n);
-    float (*sum)(const float *x, int64_t n);
     void (*add)(float *y, const float *x, int64_t n);            /* y += x */
     void (*axpy)(float *y, float a, const float *x, int64_t n);  /* y += a x */
     void (*scale)(float *y, float a, const float *x, int64_t n); /* y = a x */
-    void (*mul)(float *y, const float *x, int64_t n);            /* y *= x */
     /* y = sum of x_k w_k, k = 0..terms-1 in this order */
     void (*sum_products)(float *y, const float *const *x, const float *const *w, int64_t terms,
                          int64_t n);

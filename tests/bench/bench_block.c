@@ -43,8 +43,8 @@ static double tune(const struct bench *b, struct rh_block *block, int64_t iterat
 {
     struct rh_error err;
     struct rh_tuner *tuner = NULL;
-    struct rh_tune_options options = {.iters = iterations, .rows = b->batch,
-                                      .batch_size = b->batch, .minmax = true};
+    struct rh_tune_options options = {
+        .iters = iterations, .rows = b->batch, .batch_size = b->batch, .minmax = true};
     int64_t hidden = b->plan->config.hidden_size;
     struct rh_tune_data data = {b->batch, b->seq, hidden, b->input, b->target, b->order};
     struct rh_tune_result result;
@@ -85,8 +85,7 @@ static void bench(const struct bench *b, const struct rh_safetensors *weights, i
 int main(int argc, char **argv)
 {
     if (argc < 5) {
-        fprintf(stderr,
-                "usage: bench_block MODEL_DIR BATCH SEQ ITERATIONS [THREADS [LAYER]]\n");
+        fprintf(stderr, "usage: bench_block MODEL_DIR BATCH SEQ ITERATIONS [THREADS [LAYER]]\n");
         return 2;
     }
     struct rh_error err;
