@@ -26,7 +26,8 @@ struct rh_gemm {
 /* Floats that B takes once it is packed. */
 static inline int64_t rh_gemm_packed_size(int64_t n, int64_t k)
 {
-    return (n + 31) / 32 * 2 * (16 * k + (k + 255) / 256 * 16);
+    /* Up to 31 columns of zeros; a line of 16 after each panel of 8 or more columns in 256 of k. */
+    return (n + 31) / 32 * (32 * k + 4 * 16 * ((k + 255) / 256));
 }
 
 /*

@@ -49,7 +49,7 @@ RH_INLINE __m256i first_lanes(int64_t count)
 #elif RH_WIDTH == 16
 RH_INLINE __mmask16 first_lanes(int64_t count)
 {
-    return count < RH_WIDTH ? (__mmask16)((1U << count) - 1U) : (__mmask16)0xffffU;
+    return (__mmask16)(count < RH_WIDTH ? (1U << count) - 1U : 0xffffU);
 }
 #endif
 
