@@ -224,6 +224,24 @@ struct rh_swiglu {
 };
 
 /*
+ * The experts' way from rows to rows, sorted as in rh_expert_matmul: u = x gate_up_e^T, act = silu(gate) * up,
+ * y = act down_e^T, the bytes of the ops it is made of. Backward, without the weights' gradients:
+ * du from dy and u, dx (+)= du gate_up_e; dx may be dy when it does not accumulate. Where a backend has no
+ * such op (NULL), the block calls the parts.
+ */
+struct rh_mlp {
+    int64_t experts, hidden, width;
+    const int64_t *offsets; /* [experts + 1]; on the host */
+    const void *gate_up;    /* [experts, 2 * width, hidden] */
+    const void *down;       /* [experts, hidden, width] */
+    const void *x;          /* [rows, hidden] */
+    void *u, *act, *y;      /* [rows, 2 * width], [rows, width], [rows, hidden] */
+    const void *dy;
+    void *du, *dx;
+    bool accumulate;
+};
+
+/*
  * y[row] = h[row] + sum_j p[row, j] e[slot[row, j]] + shared[row] s[row].
  * Backward from dy: de[slot] = p dy, dp = dy . e, ds = shared dy, dshared = dy . s.
  */
@@ -302,6 +320,9 @@ struct rh_ops {
     void (*fake_quant_start)(struct rh_backend *, const struct rh_quantizer *);
     void (*fake_quant_advance)(struct rh_backend *, const struct rh_quantizer *);
     void (*fake_quant_restore)(struct rh_backend *, const struct rh_quantizer *);
+    /* These may be NULL. */
+    void (*mlp)(struct rh_backend *, const struct rh_mlp *);
+    void (*mlp_backward)(struct rh_backend *, const struct rh_mlp *);
 };
 
 #endif

@@ -179,12 +179,13 @@ static void carve_backward(struct rh_block *b, struct carver *c, int64_t rows)
     struct rh_activations *a = &b->act;
     int64_t slots = rows * n->top_k;
     a->d_expert_out = ELEMENTS(c, slots * n->hidden);
-    a->d_act = ELEMENTS(c, slots * n->width);
+    bool parts = b->ops->mlp_backward == NULL; /* else what lies between them is not kept */
+    a->d_act = ELEMENTS(c, parts ? slots * n->width : 0);
     a->d_gate_up = ELEMENTS(c, slots * 2 * n->width);
     a->dp = FLOATS(c, slots);
     a->dshared = FLOATS(c, rows);
     a->d_shared_out = ELEMENTS(c, rows * n->hidden);
-    a->d_shared_act = ELEMENTS(c, rows * n->shared_width);
+    a->d_shared_act = ELEMENTS(c, parts ? rows * n->shared_width : 0);
     a->d_shared_gate_up = ELEMENTS(c, rows * 2 * n->shared_width);
     a->dlogits = ELEMENTS(c, rows * (n->experts + 1));
     a->dhn = ELEMENTS(c, rows * n->hidden);

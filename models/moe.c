@@ -63,6 +63,49 @@ static struct rh_dispatch dispatch(const struct rh_block *b)
                                 .slot = b->act.slot};
 }
 
+/* The routed experts, or the shared one as the only expert of all rows. */
+static struct rh_mlp routed_mlp(const struct rh_block *b)
+{
+    const struct rh_activations *a = &b->act;
+    return (struct rh_mlp){.experts = b->n.experts, .hidden = b->n.hidden, .width = b->n.width,
+                           .offsets = a->offsets, .gate_up = weights_at(b, b->at.gate_up),
+                           .down = weights_at(b, b->at.down), .x = a->dispatched, .u = a->gate_up,
+                           .act = a->act, .y = a->expert_out, .dy = a->d_expert_out,
+                           .du = a->d_gate_up, .dx = a->d_expert_out};
+}
+
+static struct rh_mlp shared_mlp(const struct rh_block *b, const int64_t offsets[2])
+{
+    const struct rh_activations *a = &b->act;
+    return (struct rh_mlp){.experts = 1, .hidden = b->n.hidden, .width = b->n.shared_width,
+                           .offsets = offsets, .gate_up = weights_at(b, b->at.shared_gate_up),
+                           .down = weights_at(b, b->at.shared_down), .x = a->hn,
+                           .u = a->shared_gate_up, .act = a->shared_act, .y = a->shared_out,
+                           .dy = a->d_shared_out, .du = a->d_shared_gate_up, .dx = a->dhn,
+                           .accumulate = true};
+}
+
+static void experts_forward(struct rh_block *b)
+{
+    const struct rh_sizes *n = &b->n;
+    const struct rh_activations *a = &b->act;
+    if (b->ops->mlp) {
+        struct rh_mlp routed = routed_mlp(b);
+        struct rh_mlp shared = shared_mlp(b, (int64_t[]){0, b->rows});
+        b->ops->mlp(b->backend, &routed);
+        b->ops->mlp(b->backend, &shared);
+        return;
+    }
+    experts(b, RH_NT, a->dispatched, a->gate_up, weights_at(b, b->at.gate_up), 2 * n->width,
+            n->hidden);
+    swiglu(b, b->rows * n->top_k, n->width, a->gate_up, a->act);
+    experts(b, RH_NT, a->act, a->expert_out, weights_at(b, b->at.down), n->hidden, n->width);
+    rh_apply(b, a->hn, n->hidden, b->at.shared_gate_up, 2 * n->shared_width, a->shared_gate_up,
+             false);
+    swiglu(b, b->rows, n->shared_width, a->shared_gate_up, a->shared_act);
+    rh_apply(b, a->shared_act, n->shared_width, b->at.shared_down, n->hidden, a->shared_out, false);
+}
+
 void rh_moe_forward(struct rh_block *b, void *y)
 {
     const struct rh_sizes *n = &b->n;
@@ -74,14 +117,7 @@ void rh_moe_forward(struct rh_block *b, void *y)
     rows.x = a->hn;
     rows.y = a->dispatched;
     b->ops->dispatch(b->backend, &rows);
-    experts(b, RH_NT, a->dispatched, a->gate_up, weights_at(b, b->at.gate_up), 2 * n->width,
-            n->hidden);
-    swiglu(b, b->rows * n->top_k, n->width, a->gate_up, a->act);
-    experts(b, RH_NT, a->act, a->expert_out, weights_at(b, b->at.down), n->hidden, n->width);
-    rh_apply(b, a->hn, n->hidden, b->at.shared_gate_up, 2 * n->shared_width, a->shared_gate_up,
-             false);
-    swiglu(b, b->rows, n->shared_width, a->shared_gate_up, a->shared_act);
-    rh_apply(b, a->shared_act, n->shared_width, b->at.shared_down, n->hidden, a->shared_out, false);
+    experts_forward(b);
     struct rh_combine sum = combine(b);
     sum.y = y;
     b->ops->combine(b->backend, &sum);
@@ -92,12 +128,18 @@ static void routed_backward(struct rh_block *b)
     const struct rh_sizes *n = &b->n;
     const struct rh_activations *a = &b->act;
     experts(b, RH_TN, a->act, a->d_expert_out, grads_at(b, b->at.down), n->hidden, n->width);
-    experts(b, RH_NN, a->d_expert_out, a->d_act, weights_at(b, b->at.down), n->hidden, n->width);
-    swiglu_backward(b, b->rows * n->top_k, n->width, a->gate_up, a->d_act, a->d_gate_up);
-    experts(b, RH_TN, a->dispatched, a->d_gate_up, grads_at(b, b->at.gate_up), 2 * n->width,
-            n->hidden);
     /* The rows' own gradients are no longer needed: their place takes those of the inputs. */
-    experts(b, RH_NN, a->d_gate_up, a->d_expert_out, weights_at(b, b->at.gate_up), 2 * n->width,
+    if (b->ops->mlp_backward) {
+        struct rh_mlp routed = routed_mlp(b);
+        b->ops->mlp_backward(b->backend, &routed);
+    } else {
+        experts(b, RH_NN, a->d_expert_out, a->d_act, weights_at(b, b->at.down), n->hidden,
+                n->width);
+        swiglu_backward(b, b->rows * n->top_k, n->width, a->gate_up, a->d_act, a->d_gate_up);
+        experts(b, RH_NN, a->d_gate_up, a->d_expert_out, weights_at(b, b->at.gate_up),
+                2 * n->width, n->hidden);
+    }
+    experts(b, RH_TN, a->dispatched, a->d_gate_up, grads_at(b, b->at.gate_up), 2 * n->width,
             n->hidden);
     struct rh_dispatch rows = dispatch(b);
     rows.dy = a->d_expert_out;
@@ -111,14 +153,19 @@ static void shared_backward(struct rh_block *b)
     const struct rh_activations *a = &b->act;
     rh_weight_gradient(b, a->d_shared_out, n->hidden, a->shared_act, n->shared_width,
                        b->at.shared_down);
-    rh_apply_backward(b, a->d_shared_out, n->hidden, b->at.shared_down, n->shared_width,
-                      a->d_shared_act, false);
-    swiglu_backward(b, b->rows, n->shared_width, a->shared_gate_up, a->d_shared_act,
-                    a->d_shared_gate_up);
+    if (b->ops->mlp_backward) {
+        struct rh_mlp shared = shared_mlp(b, (int64_t[]){0, b->rows});
+        b->ops->mlp_backward(b->backend, &shared);
+    } else {
+        rh_apply_backward(b, a->d_shared_out, n->hidden, b->at.shared_down, n->shared_width,
+                          a->d_shared_act, false);
+        swiglu_backward(b, b->rows, n->shared_width, a->shared_gate_up, a->d_shared_act,
+                        a->d_shared_gate_up);
+        rh_apply_backward(b, a->d_shared_gate_up, 2 * n->shared_width, b->at.shared_gate_up,
+                          n->hidden, a->dhn, true);
+    }
     rh_weight_gradient(b, a->d_shared_gate_up, 2 * n->shared_width, a->hn, n->hidden,
                        b->at.shared_gate_up);
-    rh_apply_backward(b, a->d_shared_gate_up, 2 * n->shared_width, b->at.shared_gate_up, n->hidden,
-                      a->dhn, true);
 }
 
 void rh_moe_backward(struct rh_block *b, const void *dy)

@@ -1,9 +1,18 @@
+#include "base/error.h"
 #include "ops_cpu.h"
+
+/* What configurations allow. */
+#define TAPS_MAX 64
 
 struct job {
     struct rh_backend *b;
     const struct rh_conv_silu *p;
 };
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static void forward(void *arg, int64_t begin, int64_t end, int thread)
 {
@@ -11,37 +20,41 @@ static void forward(void *arg, int64_t begin, int64_t end, int thread)
     const struct job *job = arg;
     const struct rh_conv_silu *p = job->p;
     const struct rh_loops *loops = job->b->loops;
+    const float *x[TAPS_MAX];
+    const float *w[TAPS_MAX];
     for (int64_t row = begin; row < end; row++) {
-        int64_t t = row % p->seq;
-        const float *u = (const float *)p->u + row * p->ldu;
+        int64_t seen = smaller(p->taps, row % p->seq + 1);
+        for (int64_t back = 0; back < seen; back++) {
+            x[seen - 1 - back] = (const float *)p->u + (row - back) * p->ldu;
+            w[seen - 1 - back] = p->w + (p->taps - 1 - back) * p->channels;
+        }
         float *c = (float *)p->c + row * p->channels;
-        const float *last = p->w + (p->taps - 1) * p->channels;
-        loops->scale(c, 1.0F, u, p->channels);
-        loops->mul(c, last, p->channels);
-        for (int64_t back = 1; back < p->taps && back <= t; back++)
-            loops->mul_add(c, u - back * p->ldu, last - back * p->channels, p->channels);
+        loops->sum_products(c, x, w, seen, p->channels);
         loops->silu((float *)p->y + row * p->channels, c, p->channels);
     }
 }
 
-/* dc of the rows is kept beside: du_t needs those of the next taps - 1 rows. */
+/* dc of the rows at hand is kept beside: du_t needs those of the next taps - 1 rows too. */
 static void backward_sequence(const struct job *job, int64_t sequence, float *dc)
 {
     const struct rh_conv_silu *p = job->p;
     const struct rh_loops *loops = job->b->loops;
-    const float *last = p->w + (p->taps - 1) * p->channels;
-    const float *c = p->c;
-    const float *dy = p->dy;
-    for (int64_t t = p->seq - 1; t >= 0; t--) {
-        int64_t row = sequence * p->seq + t;
-        float *mine = dc + t % p->taps * p->channels;
-        loops->silu_backward(mine, c + row * p->channels, dy + row * p->channels, p->channels);
-        float *du = (float *)p->du + row * p->ldu;
-        loops->scale(du, 1.0F, mine, p->channels);
-        loops->mul(du, last, p->channels);
-        for (int64_t ahead = 1; ahead < p->taps && t + ahead < p->seq; ahead++)
-            loops->mul_add(du, dc + (t + ahead) % p->taps * p->channels,
-                           last - ahead * p->channels, p->channels);
+    const float *x[TAPS_MAX];
+    const float *w[TAPS_MAX];
+    int64_t known = 0;
+    for (int64_t t = 0; t < p->seq; t++) {
+        int64_t seen = smaller(p->taps, p->seq - t);
+        for (; known < t + seen; known++) {
+            int64_t at = (sequence * p->seq + known) * p->channels;
+            loops->silu_backward(dc + known % p->taps * p->channels, (const float *)p->c + at,
+                                 (const float *)p->dy + at, p->channels);
+        }
+        for (int64_t ahead = 0; ahead < seen; ahead++) {
+            x[ahead] = dc + (t + ahead) % p->taps * p->channels;
+            w[ahead] = p->w + (p->taps - 1 - ahead) * p->channels;
+        }
+        loops->sum_products((float *)p->du + (sequence * p->seq + t) * p->ldu, x, w, seen,
+                            p->channels);
     }
 }
 
@@ -56,10 +69,12 @@ static void backward(void *arg, int64_t begin, int64_t end, int thread)
 
 void rh_cpu_conv_silu(struct rh_backend *b, const struct rh_conv_silu *p)
 {
+    RH_ASSERT(p->taps <= TAPS_MAX);
     rh_parallel_for(b->pool, p->batch * p->seq, RH_ROW_GRAIN, forward, &(struct job){b, p});
 }
 
 void rh_cpu_conv_silu_backward(struct rh_backend *b, const struct rh_conv_silu *p)
 {
+    RH_ASSERT(p->taps <= TAPS_MAX);
     rh_parallel_for(b->pool, p->batch, 1, backward, &(struct job){b, p});
 }

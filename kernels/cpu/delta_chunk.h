@@ -3,24 +3,34 @@
 
 #include "ops_cpu.h"
 
+/*
+ * The gated delta rule of one chunk of n rows and one value head, c the gate cumulated from its start, S the
+ * state that enters it:
+ *   G = tril_-1(K K^T * decay), P = tril(Q K^T * decay), decay_ij = exp(c_i - c_j)
+ *   Y = V - diag(e^c) K S - G R, R = diag(beta) Y
+ *   O = diag(e^c) Q S + P R,     S' = e^c_last S + (diag(e^(c_last - c)) K)^T R
+ * K K^T and Q K^T are the same for all value heads of a key head. [S; R] and [diag(e^c) Q | P] stand together
+ * in memory: what multiplies both is one product.
+ */
+
 /* Half of what the reference takes: the work inside a chunk grows with its square, and small products
  * cost a CPU no more than large ones. */
 #define RH_DELTA_CHUNK 32
 
-/* What forward leaves of one chunk of one value head for backward; n rows are in use. */
+/* What forward leaves of one chunk of one value head for backward. */
 struct rh_delta_chunk {
-    int64_t n;      /* rows: RH_DELTA_CHUNK but for the last */
-    double *c;      /* [n] cumulated gate, from the chunk's start */
-    float *decay;   /* [n, n] exp(c_i - c_j) for j <= i, else 0 */
-    float *kk;      /* [n, n] K K^T */
-    float *p;       /* [n, n] Q K^T * decay, lower with diagonal */
-    float *u;       /* [n, value_size] */
-    float *w;       /* [n, key_size] */
-    float *r;       /* [n, value_size] U - W S */
-    float *s;       /* [key_size, value_size], entering state */
+    int64_t n;       /* rows: RH_DELTA_CHUNK but for the last */
+    int64_t first;   /* row of the whole batch */
+    int64_t k_at;    /* of its first key in q and k */
     const float *q, *k, *v, *beta; /* rows of ldk, ldk, ldv, value_heads */
-    int64_t first;  /* row of the whole batch */
-    int64_t k_at;   /* of its first key in q and k */
+    float *grown;    /* [n] e^c */
+    float *left;     /* [n] e^(c_last - c) */
+    float *decay;    /* [n, n], zero above the diagonal */
+    float *g;        /* [n, n] */
+    float *qp;       /* [n, key_size + n] diag(e^c) Q | P; rows of key_size + RH_DELTA_CHUNK */
+    float *s;        /* [key_size, value_size] */
+    float *r;        /* [n, value_size], after s */
+    float *y;        /* [n, value_size] */
 };
 
 /* Places of the arrays in `memory` and of the inputs of chunk `index`. */
@@ -29,11 +39,5 @@ void rh_delta_chunk_at(const struct rh_delta_rule *p, float *memory, int64_t seq
 /* Floats that one chunk takes. */
 int64_t rh_delta_chunk_size(const struct rh_delta_rule *p);
 int64_t rh_delta_chunks(const struct rh_delta_rule *p); /* per sequence */
-
-/* l = tril_-1(diag(beta) K K^T * decay) */
-void rh_delta_chunk_lower(const struct rh_loops *loops, const struct rh_delta_rule *p,
-                          const struct rh_delta_chunk *chunk, float *l);
-/* exp in fp32 of a difference of cumulated gates, which are fp64. */
-float rh_delta_exp(double difference);
 
 #endif

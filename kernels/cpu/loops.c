@@ -5,8 +5,8 @@
 
 #include "vector.h"
 
-/* RH_LOOPS names the table, RH_GEMM the matrix product of the same instruction set; the build
- * compiles this file once for each. */
+/* RH_LOOPS names the table, RH_GEMM and the like the functions of gemm.c of the same instruction
+ * set; the build compiles this file once for each. */
 
 /* Runs BODY for every vector: P(p) reads and W(p, v) writes RH_WIDTH elements, or what is left. */
 #define FOR_ROW(BODY)                                                                              \
@@ -19,6 +19,8 @@
             BODY(TAIL_LOAD, TAIL_STORE)                                                            \
         }                                                                                          \
     } while (0)
+/* Sums stay in registers when every lane's number is known. */
+#define UNROLL _Pragma("GCC unroll 4")
 #define TAIL_LOAD(p)     load_part((p), n - i)
 #define TAIL_STORE(p, v) store_part((p), (v), n - i)
 
@@ -27,12 +29,18 @@
     do {                                                                                           \
         int64_t i = 0;                                                                             \
         while (i + RH_LANES <= n) {                                                                \
-            for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH) {                                    \
+            UNROLL for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH)                               \
+            {                                                                                      \
                 BODY(load, store)                                                                  \
             }                                                                                      \
         }                                                                                          \
-        for (int k = 0; i < n; k++, i += RH_WIDTH) {                                               \
-            BODY(TAIL_LOAD, TAIL_STORE)                                                            \
+        if (i < n) {                                                                               \
+            UNROLL for (int k = 0; k < RH_PARTS; k++, i += RH_WIDTH)                               \
+            {                                                                                      \
+                if (i < n) {                                                                       \
+                    BODY(TAIL_LOAD, TAIL_STORE)                                                    \
+                }                                                                                  \
+            }                                                                                      \
         }                                                                                          \
     } while (0)
 
@@ -40,24 +48,6 @@ static float dot(const float *x, const float *y, int64_t n)
 {
     vec total[RH_PARTS] = {{0}};
 #define BODY(P, W) total[k] += P(x + i) * P(y + i);
-    FOR_SUM(BODY);
-#undef BODY
-    return sum_lanes(total);
-}
-
-static float dot3(const float *x, const float *y, const float *z, int64_t n)
-{
-    vec total[RH_PARTS] = {{0}};
-#define BODY(P, W) total[k] += P(x + i) * P(y + i) * P(z + i);
-    FOR_SUM(BODY);
-#undef BODY
-    return sum_lanes(total);
-}
-
-static float sum(const float *x, int64_t n)
-{
-    vec total[RH_PARTS] = {{0}};
-#define BODY(P, W) total[k] += P(x + i);
     FOR_SUM(BODY);
 #undef BODY
     return sum_lanes(total);
@@ -84,16 +74,14 @@ static void scale(float *y, float a, const float *x, int64_t n)
 #undef BODY
 }
 
-static void mul(float *y, const float *x, int64_t n)
+static void sum_products(float *y, const float *const *x, const float *const *w, int64_t terms,
+                         int64_t n)
 {
-#define BODY(P, W) W(y + i, P(y + i) * P(x + i));
-    FOR_ROW(BODY);
-#undef BODY
-}
-
-static void mul_add(float *y, const float *x, const float *w, int64_t n)
-{
-#define BODY(P, W) W(y + i, P(y + i) + P(x + i) * P(w + i));
+#define BODY(P, W)                                                                                 \
+    vec total = P(x[0] + i) * P(w[0] + i);                                                         \
+    for (int64_t k = 1; k < terms; k++)                                                            \
+        total += P(x[k] + i) * P(w[k] + i);                                                        \
+    W(y + i, total);
     FOR_ROW(BODY);
 #undef BODY
 }
@@ -240,59 +228,142 @@ static void norm_backward(float *dx, const float *t, const float *x, float r, fl
 #undef BODY
 }
 
-static void softmax_backward(float *dp, const float *p, float delta, float factor, int64_t n)
+static float exp_row(float *x, int64_t n, int64_t all, float *max)
 {
-#define BODY(P, W) W(dp + i, P(p + i) * (P(dp + i) - delta) * factor);
+    vec total[RH_PARTS] = {{0}};
+    float most = *max = max_of(x, n);
+#define BODY(P, W)                                                                                 \
+    W(x + i, exp_lanes(P(x + i) - most));                                                          \
+    total[k] += P(x + i); /* in the tail without what is beyond n */
+    FOR_SUM(BODY);
+#undef BODY
+    memset(x + n, 0, (size_t)(all - n) * sizeof *x);
+    return sum_lanes(total);
+}
+
+static void softmax_backward(float *s, float *dp, float lse, float delta, int64_t n, int64_t all)
+{
+#define BODY(P, W)                                                                                 \
+    vec p = exp_lanes(P(s + i) - lse);                                                             \
+    W(s + i, p);                                                                                   \
+    W(dp + i, p *(P(dp + i) - delta));
     FOR_ROW(BODY);
 #undef BODY
+    memset(s + n, 0, (size_t)(all - n) * sizeof *s);
+    memset(dp + n, 0, (size_t)(all - n) * sizeof *dp);
 }
 
-/* Columns that a triangular solve takes at a time, in registers. */
-#define SOLVE 4
-
-/* x_i -= sum of l[j] x_j over j in [from, to), for `parts` registers of row i. */
-RH_INLINE void solve_part(const float *l, int64_t step, int64_t from, int64_t to, float *x,
-                          float *own, int64_t n, int parts)
+static void scale_rows(float *y, int64_t ldy, const float *x, int64_t ldx, const float *factor,
+                       int64_t rows, int64_t n)
 {
-    vec a[SOLVE];
-    for (int k = 0; k < parts; k++)
-        a[k] = load(own + k * RH_WIDTH);
-    for (int64_t j = from; j < to; j++) {
-        for (int k = 0; k < parts; k++)
-            a[k] -= l[j * step] * load(x + j * n + k * RH_WIDTH);
+    for (int64_t row = 0; row < rows; row++, y += ldy, x += ldx) {
+        float a = factor[row];
+#define BODY(P, W) W(y + i, a * P(x + i));
+        FOR_ROW(BODY);
+#undef BODY
     }
-    for (int k = 0; k < parts; k++)
-        store(own + k * RH_WIDTH, a[k]);
 }
 
-/* One row of a triangular solve: x_i -= sum of l[j] x_j over j in [from, to). */
-static void solve_row(const float *l, int64_t step, int64_t from, int64_t to, float *x, int64_t i,
-                      int64_t n)
+static void mul_rows(float *y, int64_t ldy, const float *x, const float *w, int64_t rows, int64_t n)
 {
-    float *own = x + i * n;
-    int64_t w = 0;
-    for (; w + SOLVE * RH_WIDTH <= n; w += SOLVE * RH_WIDTH)
-        solve_part(l, step, from, to, x + w, own + w, n, SOLVE);
-    for (; w + RH_WIDTH <= n; w += RH_WIDTH)
-        solve_part(l, step, from, to, x + w, own + w, n, 1);
-    if (w == n)
-        return;
-    vec a = load_part(own + w, n - w);
-    for (int64_t j = from; j < to; j++)
-        a -= l[j * step] * load_part(x + j * n + w, n - w);
-    store_part(own + w, a, n - w);
+    for (int64_t row = 0; row < rows; row++, y += ldy, x += n, w += n) {
+#define BODY(P, W) W(y + i, P(x + i) * P(w + i));
+        FOR_ROW(BODY);
+#undef BODY
+    }
 }
 
-static void solve_lower(const float *l, int64_t n, float *x, int64_t width)
+typedef double four_double __attribute__((vector_size(32)));
+
+RH_INLINE four_double load_doubles(const double *p)
 {
-    for (int64_t i = 1; i < n; i++)
-        solve_row(l + i * n, 1, 0, i, x, i, width);
+    four_double v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
-static void solve_lower_transposed(const float *l, int64_t n, float *x, int64_t width)
+static void decay(float *y, const double *c, int64_t n)
 {
-    for (int64_t i = n - 2; i >= 0; i--)
-        solve_row(l + i, n, i + 1, n, x, i, width);
+    for (int64_t row = 0; row < n; row++, y += n) {
+        int64_t j = 0;
+        for (; j + 4 <= n && j <= row; j += 4) {
+            four d = __builtin_convertvector(c[row] - load_doubles(c + j), four);
+            memcpy(y + j, &d, sizeof d);
+        }
+        for (; j <= row; j++)
+            y[j] = (float)(c[row] - c[j]);
+        exp_minus(y, y, 0.0F, row + 1);
+        memset(y + row + 1, 0, (size_t)(n - row - 1) * sizeof *y);
+    }
+}
+
+static void balance(double *dc, const float *m, int64_t n)
+{
+    for (int64_t row = 0; row < n; row++, m += n) {
+        four_double sums = {0};
+        double rest = 0.0;
+        int64_t j = 0;
+        for (; j + 4 <= n && j <= row; j += 4) {
+            four x;
+            memcpy(&x, m + j, sizeof x);
+            four_double wide = __builtin_convertvector(x, four_double);
+            sums += wide;
+            wide = load_doubles(dc + j) - wide;
+            memcpy(dc + j, &wide, sizeof wide);
+        }
+        for (; j <= row; j++) {
+            rest += (double)m[j];
+            dc[j] -= (double)m[j];
+        }
+        dc[row] += ((sums[0] + sums[2]) + (sums[1] + sums[3])) + rest;
+    }
+}
+
+static void two_sums(float *p, float *q, const float *x, const float *y, const float *z, float a,
+                     float b, int accumulate, int64_t n)
+{
+#define P_TERM(P) (a * P(x + i))
+#define Q_TERM(P) (b * P(z + i) - a * P(y + i))
+    if (accumulate) {
+#define BODY(P, W)                                                                                 \
+    W(p + i, P(p + i) + P_TERM(P));                                                                \
+    W(q + i, P(q + i) + Q_TERM(P));
+        FOR_ROW(BODY);
+#undef BODY
+    } else {
+#define BODY(P, W)                                                                                 \
+    W(p + i, P_TERM(P));                                                                           \
+    W(q + i, Q_TERM(P));
+        FOR_ROW(BODY);
+#undef BODY
+    }
+#undef P_TERM
+#undef Q_TERM
+}
+
+static void decay_backward(float *da, float *db, float *m, const float *x, const float *y,
+                           const float *decays, const float *p, const float *g, int accumulate,
+                           int64_t n)
+{
+#define EACH(P) vec d = P(decays + i), xi = P(x + i), yi = P(y + i);
+    if (accumulate) {
+#define BODY(P, W)                                                                                 \
+    EACH(P)                                                                                        \
+    W(da + i, P(da + i) + xi * d);                                                                 \
+    W(db + i, P(db + i) - yi * d);                                                                 \
+    W(m + i, xi *P(p + i) - yi * P(g + i));
+        FOR_ROW(BODY);
+#undef BODY
+    } else {
+#define BODY(P, W)                                                                                 \
+    EACH(P)                                                                                        \
+    W(da + i, xi *d);                                                                              \
+    W(db + i, -yi * d);                                                                            \
+    W(m + i, xi *P(p + i) - yi * P(g + i));
+        FOR_ROW(BODY);
+#undef BODY
+    }
+#undef EACH
 }
 
 static float square_error(float *grad, const float *pred, const float *target, float factor,
@@ -322,16 +393,13 @@ static float square_error(float *grad, const float *pred, const float *target, f
 const struct rh_loops RH_LOOPS = {
     .name = NAMED(RH_LOOPS),
     .gemm = RH_GEMM,
+    .pack = RH_PACK,
     .dot = dot,
-    .dot3 = dot3,
-    .sum = sum,
     .add = add,
     .axpy = axpy,
     .scale = scale,
-    .mul = mul,
-    .mul_add = mul_add,
+    .sum_products = sum_products,
     .exp_minus = exp_minus,
-    .max = max_of,
     .offset_scale = offset_scale,
     .offset_norm_backward = offset_norm_backward,
     .offset_dot = offset_dot,
@@ -344,8 +412,15 @@ const struct rh_loops RH_LOOPS = {
     .gated_norm = gated_norm,
     .gated_norm_backward = gated_norm_backward,
     .norm_backward = norm_backward,
+    .exp_row = exp_row,
     .softmax_backward = softmax_backward,
-    .solve_lower = solve_lower,
-    .solve_lower_transposed = solve_lower_transposed,
+    .solve = RH_SOLVE,
+    .transpose = RH_TRANSPOSE,
+    .scale_rows = scale_rows,
+    .mul_rows = mul_rows,
+    .decay = decay,
+    .balance = balance,
+    .two_sums = two_sums,
+    .decay_backward = decay_backward,
     .square_error = square_error,
 };

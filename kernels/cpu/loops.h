@@ -7,24 +7,22 @@
 
 /*
  * The inner loops over a row, compiled once per instruction set from loops.c. Sums run over 16 lanes
- * whatever the instruction set, so all of them give the same bits (but gemm, which
- * the plain one does without fused multiply-add). Rows may overlap only where the
+ * whatever the instruction set, so all of them give the same bits (but gemm and solve,
+ * which the plain one does without fused multiply-add). Rows may overlap only where the
  * output is the input.
  */
 struct rh_loops {
     const char *name;
     void (*gemm)(const struct rh_gemm *);
+    void (*pack)(const struct rh_gemm *, float *out);
     float (*dot)(const float *x, const float *y, int64_t n);
-    /* sum of x[i] y[i] z[i] */
-    float (*dot3)(const float *x, const float *y, const float *z, int64_t n);
-    float (*sum)(const float *x, int64_t n);
     void (*add)(float *y, const float *x, int64_t n);            /* y += x */
     void (*axpy)(float *y, float a, const float *x, int64_t n);  /* y += a x */
     void (*scale)(float *y, float a, const float *x, int64_t n); /* y = a x */
-    void (*mul)(float *y, const float *x, int64_t n);            /* y *= x */
-    void (*mul_add)(float *y, const float *x, const float *w, int64_t n); /* y += x w */
+    /* y = sum of x_k w_k, k = 0..terms-1 in this order */
+    void (*sum_products)(float *y, const float *const *x, const float *const *w, int64_t terms,
+                         int64_t n);
     void (*exp_minus)(float *y, const float *x, float max, int64_t n); /* y = exp(x - max) */
-    float (*max)(const float *x, int64_t n);
     /* y = (1 + w) x r */
     void (*offset_scale)(float *y, const float *x, const float *w, float r, int64_t n);
     /* dx (+)= r ((1 + w) dy - x r m) */
@@ -48,11 +46,31 @@ struct rh_loops {
                                  const float *w, const float *dy, float r, int64_t n);
     /* dx = r (t - x m) */
     void (*norm_backward)(float *dx, const float *t, const float *x, float r, float m, int64_t n);
-    /* ds = p (dp - delta) scale */
-    void (*softmax_backward)(float *dp, const float *p, float delta, float scale, int64_t n);
-    /* x[n, width] <- (I + L)^-1 x, or (I + L)^-T x; L [n, n], what is below its diagonal counts. */
-    void (*solve_lower)(const float *l, int64_t n, float *x, int64_t width);
-    void (*solve_lower_transposed)(const float *l, int64_t n, float *x, int64_t width);
+    /* x <- exp(x - *max) for the first n, 0 up to `all`; *max: of the n. Returns the sum. */
+    float (*exp_row)(float *x, int64_t n, int64_t all, float *max);
+    /* s <- exp(s - lse), dp <- s (dp - delta) for the first n, 0 up to `all` */
+    void (*softmax_backward)(float *s, float *dp, float lse, float delta, int64_t n, int64_t all);
+    void (*solve)(const struct rh_solve *);
+    /* y[columns, rows] = x[rows, columns]^T; what is beyond `rows` in a row of y becomes 0 */
+    void (*transpose)(const float *x, int64_t ldx, int64_t rows, int64_t columns, float *y,
+                      int64_t ldy);
+    /* y[rows, n]: row i is factor[i] x_i */
+    void (*scale_rows)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *factor,
+                       int64_t rows, int64_t n);
+    /* y[rows, n] = x * w, x and w without gaps */
+    void (*mul_rows)(float *y, int64_t ldy, const float *x, const float *w, int64_t rows,
+                     int64_t n);
+    /* y[n, n] = exp(c_i - c_j) where j <= i, else 0 */
+    void (*decay)(float *y, const double *c, int64_t n);
+    /* dc += row sums - column sums of m[n, n], which is 0 above the diagonal; fp64 */
+    void (*balance)(double *dc, const float *m, int64_t n);
+    /* p (+)= a x, q (+)= b z - a y */
+    void (*two_sums)(float *p, float *q, const float *x, const float *y, const float *z, float a,
+                     float b, int accumulate, int64_t n);
+    /* da (+)= x decay, db (+)= -y decay, m = x p - y g */
+    void (*decay_backward)(float *da, float *db, float *m, const float *x, const float *y,
+                           const float *decay, const float *p, const float *g, int accumulate,
+                           int64_t n);
     /* grad = factor (pred - target); returns the sum of squares. grad may be NULL. */
     float (*square_error)(float *grad, const float *pred, const float *target, float factor,
                           int64_t n);

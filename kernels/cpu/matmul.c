@@ -5,7 +5,8 @@
 void rh_cpu_gemm(enum rh_form form, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
 {
-    const struct rh_gemm g = {form, m, n, k, alpha, a, b, lda, ldb, c, ldc, beta != 0.0F};
+    const struct rh_gemm g = {form, m, n, k, alpha, a, b, lda, ldb, c, ldc,
+                              beta != 0.0F, NULL};
     rh_loops_best()->gemm(&g);
 }
 

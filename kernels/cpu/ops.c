@@ -48,4 +48,6 @@ const struct rh_ops rh_ops_cpu = {
     .fake_quant_start = rh_cpu_fake_quant_start,
     .fake_quant_advance = rh_cpu_fake_quant_advance,
     .fake_quant_restore = rh_cpu_fake_quant_restore,
+    .mlp = rh_cpu_mlp,
+    .mlp_backward = rh_cpu_mlp_backward,
 };

@@ -36,6 +36,8 @@ void rh_cpu_swiglu(struct rh_backend *b, const struct rh_swiglu *p);
 void rh_cpu_swiglu_backward(struct rh_backend *b, const struct rh_swiglu *p);
 void rh_cpu_combine(struct rh_backend *b, const struct rh_combine *p);
 void rh_cpu_combine_backward(struct rh_backend *b, const struct rh_combine *p);
+void rh_cpu_mlp(struct rh_backend *b, const struct rh_mlp *p);
+void rh_cpu_mlp_backward(struct rh_backend *b, const struct rh_mlp *p);
 void rh_cpu_mse(struct rh_backend *b, const struct rh_mse *p);
 void rh_cpu_gather_rows(struct rh_backend *b, const struct rh_gather_rows *p);
 void rh_cpu_count_tokens(struct rh_backend *b, const struct rh_count_tokens *p);

@@ -3,6 +3,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 /*
  * One register of floats, as wide as the instruction set of the including file has it. Element-wise
@@ -36,21 +39,47 @@ RH_INLINE void store(float *p, vec v)
     memcpy(p, &v, sizeof v);
 }
 
+#if RH_WIDTH == 8
+/* All ones in the first `count` lanes. */
+RH_INLINE __m256i first_lanes(int64_t count)
+{
+    const veci lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (__m256i)(lane < (int32_t)count);
+}
+#elif RH_WIDTH == 16
+RH_INLINE __mmask16 first_lanes(int64_t count)
+{
+    return (__mmask16)(count < RH_WIDTH ? (1U << count) - 1U : 0xffffU);
+}
+#endif
+
 /* The first `count` lanes, at most RH_WIDTH; the others are 0. */
 RH_INLINE vec load_part(const float *p, int64_t count)
 {
+#if RH_WIDTH == 16
+    return (vec)_mm512_maskz_loadu_ps(first_lanes(count), p);
+#elif RH_WIDTH == 8
+    return (vec)_mm256_maskload_ps(p, first_lanes(count));
+#else
     float all[RH_WIDTH] = {0};
     for (int64_t i = 0; i < count && i < RH_WIDTH; i++)
         all[i] = p[i];
     return load(all);
+#endif
 }
 
 RH_INLINE void store_part(float *p, vec v, int64_t count)
 {
+#if RH_WIDTH == 16
+    _mm512_mask_storeu_ps(p, first_lanes(count), (__m512)v);
+#elif RH_WIDTH == 8
+    _mm256_maskstore_ps(p, first_lanes(count), (__m256)v);
+#else
     float all[RH_WIDTH];
     store(all, v);
     for (int64_t i = 0; i < count && i < RH_WIDTH; i++)
         p[i] = all[i];
+#endif
 }
 
 typedef float four __attribute__((vector_size(16)));
@@ -81,31 +110,72 @@ RH_INLINE vec select_lanes(veci mask, vec yes, vec no)
     return (vec)(((veci)yes & mask) | ((veci)no & ~mask));
 }
 
+/* x y + z with one rounding, on every processor. */
+RH_INLINE vec fma_lanes(vec x, vec y, vec z)
+{
+#if RH_WIDTH == 16
+    return (vec)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif RH_WIDTH == 8
+    return (vec)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#else
+    for (int i = 0; i < RH_WIDTH; i++)
+        z[i] = __builtin_fmaf(x[i], y[i], z[i]);
+    return z;
+#endif
+}
+
+/* The larger and the smaller one; the second where either is no number. */
+RH_INLINE vec max_lanes(vec x, vec y)
+{
+#if RH_WIDTH == 16
+    return (vec)_mm512_max_ps((__m512)x, (__m512)y);
+#elif RH_WIDTH == 8
+    return (vec)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+    return select_lanes(x > y, x, y);
+#endif
+}
+
+RH_INLINE vec min_lanes(vec x, vec y)
+{
+#if RH_WIDTH == 16
+    return (vec)_mm512_min_ps((__m512)x, (__m512)y);
+#elif RH_WIDTH == 8
+    return (vec)_mm256_min_ps((__m256)x, (__m256)y);
+#else
+    return select_lanes(x < y, x, y);
+#endif
+}
+
+RH_INLINE vec all_lanes(float x)
+{
+    return (vec){0} + x;
+}
+
 /*
  * exp, relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor to r^7, n put into the
  * exponent. Below -87 the result is 0, above 88 it stays at exp(88).
  */
 RH_INLINE vec exp_lanes(vec x)
 {
-    const float round_magic = 12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer */
-    const vec low = (vec){0} - 87.0F;
-    const vec high = (vec){0} + 88.0F;
+    const vec round_magic = all_lanes(12582912.0F); /* 1.5 * 2^23: adding it rounds to an integer */
+    const vec low = all_lanes(-87.0F);
     veci is_low = x < low;
-    x = select_lanes(is_low, low, x);
-    x = select_lanes(x > high, high, x);
-    vec shifted = x * 1.44269504F + round_magic;
+    x = min_lanes(all_lanes(88.0F), max_lanes(low, x));
+    vec shifted = fma_lanes(x, all_lanes(1.44269504F), round_magic);
     vec n = shifted - round_magic;
-    vec r = (x - n * 0.693145752F) - n * 1.42860677e-6F;
-    vec p = r * 1.98412698e-4F + 1.38888889e-3F;
-    p = p * r + 8.33333333e-3F;
-    p = p * r + 4.16666667e-2F;
-    p = p * r + 1.66666667e-1F;
-    p = p * r + 0.5F;
-    p = p * (r * r) + r + 1.0F;
+    vec r = fma_lanes(n, all_lanes(-0.693145752F), x);
+    r = fma_lanes(n, all_lanes(-1.42860677e-6F), r);
+    vec p = fma_lanes(r, all_lanes(1.98412698e-4F), all_lanes(1.38888889e-3F));
+    p = fma_lanes(p, r, all_lanes(8.33333333e-3F));
+    p = fma_lanes(p, r, all_lanes(4.16666667e-2F));
+    p = fma_lanes(p, r, all_lanes(1.66666667e-1F));
+    p = fma_lanes(p, r, all_lanes(0.5F));
+    p = fma_lanes(p, r * r, r) + 1.0F;
     /* The low bits of `shifted` are n. */
     veci exponent = (veci)shifted << 23;
     p = (vec)((veci)p + exponent);
-    return select_lanes(is_low, (vec){0}, p);
+    return (vec)((veci)p & ~is_low);
 }
 
 RH_INLINE vec sigmoid_lanes(vec x)

@@ -37,4 +37,6 @@ extern "C" const struct rh_ops rh_ops_cuda = {
     rh_cuda_fake_quant_start,
     rh_cuda_fake_quant_advance,
     rh_cuda_fake_quant_restore,
+    nullptr, /* mlp: the parts */
+    nullptr,
 };

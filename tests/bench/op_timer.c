@@ -105,6 +105,8 @@ TIMED(swiglu, rh_swiglu)
 TIMED(swiglu_backward, rh_swiglu)
 TIMED(combine, rh_combine)
 TIMED(combine_backward, rh_combine)
+TIMED(mlp, rh_mlp)
+TIMED(mlp_backward, rh_mlp)
 TIMED(mse, rh_mse)
 TIMED(gather_rows, rh_gather_rows)
 TIMED(count_tokens, rh_count_tokens)
@@ -119,7 +121,7 @@ static int64_t delta_rule_saved(const struct rh_delta_rule *p)
     return real->delta_rule_saved(p);
 }
 
-static const struct rh_ops timed = {
+static struct rh_ops timed = {
     .matmul = matmul,
     .expert_matmul = expert_matmul,
     .rms_norm = rms_norm,
@@ -160,6 +162,8 @@ static const struct rh_ops timed = {
 void op_timer_start(struct rh_backend *backend)
 {
     real = rh_backend_ops(backend);
+    timed.mlp = real->mlp ? mlp : NULL;
+    timed.mlp_backward = real->mlp_backward ? mlp_backward : NULL;
     line_count = 0;
     memset(lines, 0, sizeof lines);
     rh_backend_replace_ops(backend, &timed);

@@ -175,11 +175,44 @@ static void an_element_does_not_depend_on_the_tile_around_it(void **state)
     }
 }
 
+/* B packed beforehand is read for B, in blocks of columns and of k, whole or not. */
+static void packing_beforehand_changes_nothing(void **state)
+{
+    (void)state;
+    const struct rh_loops *all[ISA_MAX];
+    int count = isa_usable(all);
+    static const struct shape packed[] = {{5, 7, 3}, {97, 257, 5}, {100, 300, 31}, {70, 529, 600}};
+    for (int form = RH_NT; form <= RH_TN; form++) {
+        for (size_t s = 0; s < sizeof packed / sizeof packed[0]; s++) {
+            struct operands o;
+            struct rh_gemm g = make((enum rh_form)form, &packed[s], &o);
+            size_t size = (size_t)rh_gemm_packed_size(g.n, g.k);
+            float *out = rh_alloc_array(size + 1, sizeof *out);
+            g.alpha = 1.0F;
+            for (int i = 0; i < count; i++) {
+                run(all[i], &g, &o, 0.0F);
+                memcpy(o.expected, o.c, o.size * sizeof *o.c);
+                struct rh_gemm other = g;
+                out[size] = 77.0F;
+                all[i]->pack(&g, out);
+                assert_true(out[size] == 77.0F);
+                other.packed = out;
+                other.b = NULL;
+                run(all[i], &other, &o, 0.0F);
+                assert_memory_equal(o.c, o.expected, o.size * sizeof *o.c);
+            }
+            rh_free(out);
+            operands_done(&o);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_and_edge_is_the_sum_of_products),
         cmocka_unit_test(the_width_of_a_register_does_not_change_a_bit),
+        cmocka_unit_test(packing_beforehand_changes_nothing),
         cmocka_unit_test(an_element_does_not_depend_on_the_tile_around_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

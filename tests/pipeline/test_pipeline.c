@@ -146,7 +146,7 @@ static bool block_2_is_being_tuned(void *arg)
 static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
 {
     (void)state;
-    static const char *const settings[] = {"quant.iters=40", "quant.batch_size=2", NULL};
+    static const char *const settings[] = {"quant.iters=120", "quant.batch_size=2", NULL};
     struct place place;
     struct proc p;
     place_make(&place);
@@ -188,7 +188,7 @@ static bool nobody_is_left(void *state_dir)
 static void an_interrupted_run_goes_on_and_leaves_nobody_behind(void **state)
 {
     (void)state;
-    static const char *const settings[] = {"quant.iters=40", "quant.batch_size=2", NULL};
+    static const char *const settings[] = {"quant.iters=120", "quant.batch_size=2", NULL};
     struct place place;
     struct proc p;
     place_make(&place);
