@@ -10,6 +10,7 @@
 
 #include "base/fs.h"
 #include "base/mem.h"
+#include "base/sha256.h"
 #include "job.h"
 #include "publish/verify.h"
 #include "quant/group.h"
@@ -243,6 +244,42 @@ static void experts_one_by_one_give_what_fused_ones_give(void **state)
     job_free(split);
 }
 
+/* tests/golden/make_rounding.py */
+static void the_words_of_mtp_are_those_of_auto_round(void **state)
+{
+    (void)state;
+    struct job *j = finished("{}");
+    struct rh_checkpoint *c = NULL;
+    struct rh_json *golden = NULL;
+    struct rh_error err = {0};
+    size_t packed = 0;
+    must(rh_json_read(RH_SOURCE_DIR "/tests/golden/rounding.json", 1 << 20, &golden, &err), &err);
+    must(rh_checkpoint_open(j->out, false, &c, &err), &err);
+    for (size_t i = 0; i < j->plan->output_count; i++) {
+        const char *name = j->plan->outputs[i].name, *part = strrchr(name, '.') + 1;
+        packed += strncmp(name, "mtp.", 4) == 0 &&
+                  (strcmp(part, "qweight") == 0 || strcmp(part, "qzeros") == 0 ||
+                   strcmp(part, "scales") == 0);
+    }
+    assert_int_equal(packed, 93);
+    assert_int_equal(rh_json_count(golden), packed);
+    for (const struct rh_json *g = rh_json_first(golden); g; g = rh_json_next(g)) {
+        char *linear = rh_strdup(rh_json_key(g)), *part = strrchr(linear, '.');
+        char digest[RH_SHA256_HEX_SIZE];
+        size_t file = 0;
+        *part++ = 0;
+        void *words = read_output(c, linear, part);
+        rh_sha256_of(words, rh_checkpoint_find(c, rh_json_key(g), &file)->bytes, digest);
+        if (strcmp(digest, rh_json_string(g)) != 0)
+            fail_msg("%s differs from auto-round's", rh_json_key(g));
+        rh_free(words);
+        rh_free(linear);
+    }
+    rh_json_free(golden);
+    rh_checkpoint_close(c);
+    job_free(j);
+}
+
 static void config_json_is_the_source_and_one_more_member(void **state)
 {
     (void)state;
@@ -411,6 +448,7 @@ int main(void)
         cmocka_unit_test(zero_points_of_asymmetric_codes_arrive),
         cmocka_unit_test(an_ignored_expert_of_a_fused_tensor_keeps_its_rows),
         cmocka_unit_test(experts_one_by_one_give_what_fused_ones_give),
+        cmocka_unit_test(the_words_of_mtp_are_those_of_auto_round),
         cmocka_unit_test(config_json_is_the_source_and_one_more_member),
         cmocka_unit_test(the_index_is_sorted_and_its_total_is_true),
         cmocka_unit_test(the_same_inputs_give_the_same_bytes),

@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include "base/mem.h"
 #include "nano.h"
 
 #define DIR RH_SOURCE_DIR "/tests/data/nano"
@@ -39,4 +40,38 @@ void nano_close(struct nano *nano)
 int32_t nano_token(int64_t i, int64_t j)
 {
     return (int32_t)((131 * i + 7 * j * j + 11 * j) % 2048);
+}
+
+void nano_embed(const struct nano *nano, struct rh_backend *backend, bool on_host,
+                const struct rh_token_rows *rows, struct rh_chain *out)
+{
+    struct rh_error err;
+    nano_check(rh_chain_new(backend, on_host, rows->samples, rows->seq,
+                            nano->plan->config.hidden_size, out, &err),
+               &err);
+    nano_check(rh_chain_embed(out, rows, nano->weights,
+                              nano->plan->units[0].tensors[0].info.name, &err),
+               &err);
+}
+
+void nano_embed_made(const struct nano *nano, struct rh_backend *backend, bool on_host,
+                     int64_t rows, int64_t tokens, struct rh_chain *out)
+{
+    struct rh_token_rows ids = {rows, tokens, rh_alloc_array((size_t)(rows * tokens), 4)};
+    for (int64_t i = 0; i < rows * tokens; i++)
+        ids.ids[i] = nano_token(i / tokens, i % tokens);
+    nano_embed(nano, backend, on_host, &ids, out);
+    rh_token_rows_done(&ids);
+}
+
+struct rh_block *nano_block(const struct nano *nano, struct rh_backend *backend, int64_t index,
+                            int64_t rows, int64_t tokens, bool with_backward)
+{
+    struct rh_error err;
+    struct rh_block *block = NULL;
+    nano_check(rh_block_new(backend, &nano->plan->config, rh_model_plan_block(nano->plan, index),
+                            nano->weights, &block, &err),
+               &err);
+    nano_check(rh_block_reserve(block, rows, tokens, with_backward, &err), &err);
+    return block;
 }

@@ -41,16 +41,7 @@ static void bench_open(struct bench *b, int64_t rows, int64_t tokens)
     nano_check(rh_safetensors_open(RH_SOURCE_DIR "/tests/golden/tuning/nano.safetensors", &b->golden,
                                    &err),
                &err);
-    struct rh_token_rows ids = {rows, tokens, rh_alloc_array((size_t)(rows * tokens), 4)};
-    for (int64_t i = 0; i < rows * tokens; i++)
-        ids.ids[i] = nano_token(i / tokens, i % tokens);
-    nano_check(rh_chain_new(b->backend, false, rows, tokens, b->nano.plan->config.hidden_size,
-                            &b->chain, &err),
-               &err);
-    nano_check(rh_chain_embed(&b->chain, &ids, b->nano.weights,
-                              b->nano.plan->units[0].tensors[0].info.name, &err),
-               &err);
-    rh_token_rows_done(&ids);
+    nano_embed_made(&b->nano, b->backend, false, rows, tokens, &b->chain);
 }
 
 static void bench_close(struct bench *b)
@@ -73,19 +64,6 @@ static void *golden(const struct bench *b, const char *name, uint64_t *bytes)
     return out;
 }
 
-static struct rh_block *open_block(struct bench *b, int64_t index, int64_t rows, int64_t tokens,
-                                   bool with_backward)
-{
-    struct rh_error err;
-    struct rh_block *block = NULL;
-    nano_check(rh_block_new(b->backend, &b->nano.plan->config,
-                            rh_model_plan_block(b->nano.plan, index), b->nano.weights, &block,
-                            &err),
-               &err);
-    nano_check(rh_block_reserve(block, rows, tokens, with_backward, &err), &err);
-    return block;
-}
-
 static void hidden_states_are_those_of_transformers(void **state)
 {
     (void)state;
@@ -97,7 +75,7 @@ static void hidden_states_are_those_of_transformers(void **state)
         uint64_t bytes = 0;
         char *name = rh_format("hidden.%lld", (long long)index);
         float *expected = golden(&b, name, &bytes);
-        struct rh_block *block = open_block(&b, index, 1, HIDDEN_TOKENS, false);
+        struct rh_block *block = nano_block(&b.nano, b.backend, index, 1, HIDDEN_TOKENS, false);
         nano_check(rh_forward_source(b.backend, block, 1, &b.chain, NULL, NULL, &err), &err);
         const float *got = b.chain.fp;
         double difference = 0.0;
@@ -224,7 +202,7 @@ static void all_parameters_agree_after_the_first_step(void **state)
         struct rh_tune_options options = {.iters = ITERS, .rows = BATCH, .batch_size = BATCH,
                                           .minmax = true};
         bench_open(&b, ROWS, TOKENS);
-        struct rh_block *block = open_block(&b, index, BATCH, TOKENS, true);
+        struct rh_block *block = nano_block(&b.nano, b.backend, index, BATCH, TOKENS, true);
         nano_check(rh_forward_source(b.backend, block, BATCH, &b.chain, NULL, NULL, &err), &err);
         nano_check(rh_tuner_new(b.backend, block, &options, TOKENS, b.chain.hidden, &tuner, &err),
                    &err); /* rounds the block's weights to nearest */

@@ -32,21 +32,6 @@ struct bench {
     int64_t reached[8];
 };
 
-static void embed(struct bench *b, int64_t rows, int64_t tokens)
-{
-    struct rh_error err;
-    struct rh_token_rows ids = {rows, tokens, rh_alloc_array((size_t)(rows * tokens), 4)};
-    for (int64_t i = 0; i < rows * tokens; i++)
-        ids.ids[i] = nano_token(i / tokens, i % tokens);
-    nano_check(rh_chain_new(b->backend, false, rows, tokens, b->nano.plan->config.hidden_size,
-                            &b->chain, &err),
-               &err);
-    nano_check(rh_chain_embed(&b->chain, &ids, b->nano.weights,
-                              b->nano.plan->units[0].tensors[0].info.name, &err),
-               &err);
-    rh_token_rows_done(&ids);
-}
-
 static void bench_open(struct bench *b, const char *const *recipe, int threads, int64_t index,
                        int64_t rows, int64_t tokens, const struct rh_tune_options *options)
 {
@@ -54,13 +39,9 @@ static void bench_open(struct bench *b, const char *const *recipe, int threads, 
     *b = (struct bench){0};
     nano_open(recipe, &b->nano);
     nano_check(rh_backend_new("cpu", threads, &b->backend, &err), &err);
-    embed(b, rows, tokens);
-    nano_check(rh_block_new(b->backend, &b->nano.plan->config,
-                            rh_model_plan_block(b->nano.plan, index), b->nano.weights, &b->block,
-                            &err),
-               &err);
-    nano_check(rh_block_reserve(b->block, options->batch_size, tokens, options->iters > 0, &err),
-               &err);
+    nano_embed_made(&b->nano, b->backend, false, rows, tokens, &b->chain);
+    b->block = nano_block(&b->nano, b->backend, index, options->batch_size, tokens,
+                          options->iters > 0);
     nano_check(rh_forward_source(b->backend, b->block, options->batch_size, &b->chain, NULL, NULL,
                                  &err),
                &err);

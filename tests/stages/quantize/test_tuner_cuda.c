@@ -37,21 +37,6 @@ struct bench {
     double losses[ITERS];
 };
 
-static void embed(struct bench *b, bool on_host)
-{
-    struct rh_error err;
-    struct rh_token_rows ids = {ROWS, TOKENS, rh_alloc_array(ROWS * TOKENS, 4)};
-    for (int64_t i = 0; i < ROWS * TOKENS; i++)
-        ids.ids[i] = nano_token(i / TOKENS, i % TOKENS);
-    nano_check(rh_chain_new(b->backend, on_host, ROWS, TOKENS, b->nano.plan->config.hidden_size,
-                            &b->chain, &err),
-               &err);
-    nano_check(rh_chain_embed(&b->chain, &ids, b->nano.weights,
-                              b->nano.plan->units[0].tensors[0].info.name, &err),
-               &err);
-    rh_token_rows_done(&ids);
-}
-
 static void bench_open(struct bench *b, const char *backend, int64_t index, int64_t batch_size,
                        bool on_host)
 {
@@ -60,12 +45,8 @@ static void bench_open(struct bench *b, const char *backend, int64_t index, int6
                                     .lr = 0.002, .minmax = true}};
     nano_open(NULL, &b->nano);
     nano_check(rh_backend_new(backend, 1, &b->backend, &err), &err);
-    embed(b, on_host);
-    nano_check(rh_block_new(b->backend, &b->nano.plan->config,
-                            rh_model_plan_block(b->nano.plan, index), b->nano.weights, &b->block,
-                            &err),
-               &err);
-    nano_check(rh_block_reserve(b->block, batch_size, TOKENS, true, &err), &err);
+    nano_embed_made(&b->nano, b->backend, on_host, ROWS, TOKENS, &b->chain);
+    b->block = nano_block(&b->nano, b->backend, index, batch_size, TOKENS, true);
     nano_check(rh_forward_source(b->backend, b->block, batch_size, &b->chain, NULL, NULL, &err),
                &err);
     nano_check(rh_tuner_new(b->backend, b->block, &b->options, TOKENS, b->chain.hidden, &b->tuner,

@@ -44,12 +44,7 @@ static void bench_open(struct bench *b)
     const struct rh_model_config *config = &b->nano.plan->config;
     nano_check(rh_backend_new("cpu", 0, &b->backend, &err), &err);
     nano_check(rh_token_rows_read(getenv("RH_PEER_IDS"), config->vocab_size, &ids, &err), &err);
-    nano_check(rh_chain_new(b->backend, false, ids.samples, ids.seq, config->hidden_size, &b->chain,
-                            &err),
-               &err);
-    nano_check(rh_chain_embed(&b->chain, &ids, b->nano.weights,
-                              b->nano.plan->units[0].tensors[0].info.name, &err),
-               &err);
+    nano_embed(&b->nano, b->backend, false, &ids, &b->chain);
     b->sampler = rh_minibatch_new(42, ids.samples, BATCH);
     rh_token_rows_done(&ids);
 }
@@ -79,7 +74,6 @@ static enum rh_rc record(void *arg, int64_t iter, double loss, double best, stru
 static double tune(struct bench *b, int64_t index, struct trace *trace)
 {
     struct rh_error err;
-    struct rh_block *block = NULL;
     struct rh_tuner *tuner = NULL;
     struct rh_tune_result result;
     struct rh_chain *c = &b->chain;
@@ -89,11 +83,7 @@ static double tune(struct bench *b, int64_t index, struct trace *trace)
     rh_minibatch_begin_block(b->sampler);
     for (int64_t i = 0; i < ITERS; i++)
         rh_minibatch_next(b->sampler, b->order + i * BATCH);
-    nano_check(rh_block_new(b->backend, &b->nano.plan->config,
-                            rh_model_plan_block(b->nano.plan, index), b->nano.weights, &block,
-                            &err),
-               &err);
-    nano_check(rh_block_reserve(block, BATCH, c->seq, true, &err), &err);
+    struct rh_block *block = nano_block(&b->nano, b->backend, index, BATCH, c->seq, true);
     nano_check(rh_forward_source(b->backend, block, BATCH, c, NULL, NULL, &err), &err);
     nano_check(rh_tuner_new(b->backend, block, &options, c->seq, c->hidden, &tuner, &err), &err);
     struct rh_tune_data data = {c->samples, c->seq, c->hidden, c->quant, c->fp, b->order};
