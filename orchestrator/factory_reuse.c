@@ -307,8 +307,10 @@ void rh_factory_reuse(struct rh_factory *f)
         return;
     rh_sched_prepare(f->sched, now);
     for (size_t j = 0; j < rh_sched_job_count(f->sched); j++) {
-        const struct rh_sched_job *job = rh_sched_job_at(f->sched, j);
-        for (size_t i = 0; i < job->task_count; i++) {
+        struct rh_sched_job *job = rh_sched_job_at(f->sched, j);
+        size_t count = job->changed ? job->task_count : 0;
+        job->changed = false;
+        for (size_t i = 0; i < count; i++) {
             struct rh_sched_task *task = job->tasks[i];
             if (!task->looked_up && rh_sched_ready(task, now))
                 reuse(f, task);

@@ -15,6 +15,8 @@ struct rh_sched {
     size_t worker_count;
     struct rh_sched_task **buckets; /* tasks by id */
     size_t bucket_count, task_count;
+    /* Tasks that are leased, or wait and still name the worker that may take its lease up again. */
+    struct rh_sched_task *claimed;
     int64_t next_task_id;
     int64_t space; /* free bytes; negative: not known */
     bool space_low;
@@ -25,8 +27,11 @@ struct rh_sched {
 
 /* Queues an action and returns it for filling in; valid until the next push. */
 struct rh_action *rh_sched_push(struct rh_sched *s, enum rh_action_kind kind);
+/* Every change of a row passes through these two, and with it what is derived from rows. */
 void rh_sched_save_task(struct rh_sched *s, struct rh_sched_task *task);
 void rh_sched_save_job(struct rh_sched *s, struct rh_sched_job *job);
+/* Other tasks of the job may have become ready. */
+void rh_sched_touch(struct rh_sched_job *job);
 /* text and data may be NULL; both are copied. */
 void rh_sched_event(struct rh_sched *s, const char *event, struct rh_sched_job *job,
                     struct rh_sched_task *task, int64_t block, const char *text, const char *data);

@@ -206,11 +206,8 @@ void rh_sched_admit(struct rh_sched *s)
 int rh_sched_leases(const struct rh_sched *s, const struct rh_sched_worker *worker)
 {
     int leases = 0;
-    for (size_t j = 0; j < s->job_count; j++) {
-        const struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count; i++)
-            leases += job->tasks[i]->state == RH_TASK_LEASED && job->tasks[i]->holder == worker;
-    }
+    for (const struct rh_sched_task *t = s->claimed; t; t = t->next_claimed)
+        leases += t->state == RH_TASK_LEASED && t->holder == worker;
     return leases;
 }
 
@@ -221,16 +218,12 @@ static void count_loads(struct rh_sched *s, int by_stage[RH_STAGE_COUNT])
         s->workers[i]->load = 0;
     for (int i = 0; i < RH_STAGE_COUNT; i++)
         by_stage[i] = 0;
-    for (size_t j = 0; j < s->job_count; j++) {
-        const struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count; i++) {
-            const struct rh_sched_task *t = job->tasks[i];
-            if (t->state != RH_TASK_LEASED)
-                continue;
-            by_stage[rh_op_stage(t->op)]++;
-            if (t->holder)
-                t->holder->load++;
-        }
+    for (const struct rh_sched_task *t = s->claimed; t; t = t->next_claimed) {
+        if (t->state != RH_TASK_LEASED)
+            continue;
+        by_stage[rh_op_stage(t->op)]++;
+        if (t->holder)
+            t->holder->load++;
     }
 }
 
@@ -295,22 +288,43 @@ static void lease(struct rh_sched *s, int64_t now, struct rh_sched_task *task,
     rh_sched_event(s, "task.started", task->job, task, -1, NULL, NULL);
 }
 
+/* The first ready task of an operation that somebody may have. *quiet_until becomes the end of the
+ * next back-off where there is none, and `now` where there is one that nobody may have. */
+static bool give_out_op(struct rh_sched *s, int64_t now, struct rh_sched_job *job, int op,
+                        int64_t *quiet_until)
+{
+    for (size_t i = job->first_of[op]; i < job->first_of[op + 1]; i++) {
+        struct rh_sched_task *task = job->tasks[i];
+        if (task->state != RH_TASK_WAITING)
+            continue;
+        if (task->not_before > now && task->not_before < *quiet_until)
+            *quiet_until = task->not_before;
+        if (!rh_sched_ready(task, now))
+            continue;
+        *quiet_until = now;
+        struct rh_sched_worker *worker = worker_for(s, now, task);
+        if (!worker)
+            continue;
+        lease(s, now, task, worker);
+        return true;
+    }
+    return false;
+}
+
 /* One task of the stage, of the first job in order that has one ready. */
 static bool give_out(struct rh_sched *s, int64_t now, enum rh_stage_id stage)
 {
     for (size_t j = 0; j < s->job_count; j++) {
         struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count && job->state == RH_JOB_RUNNING; i++) {
-            struct rh_sched_task *task = job->tasks[i];
-            if (task->state != RH_TASK_WAITING || rh_op_stage(task->op) != stage ||
-                !rh_sched_ready(task, now))
-                continue;
-            struct rh_sched_worker *worker = worker_for(s, now, task);
-            if (!worker)
-                continue;
-            lease(s, now, task, worker);
-            return true;
+        if (job->state != RH_JOB_RUNNING || job->quiet_until[stage] > now)
+            continue;
+        int64_t quiet_until = INT64_MAX;
+        for (int op = 0; op < RH_OP_COUNT; op++) {
+            if (rh_op_stage((enum rh_op_id)op) == stage &&
+                give_out_op(s, now, job, op, &quiet_until))
+                return true;
         }
+        job->quiet_until[stage] = quiet_until;
     }
     return false;
 }
@@ -354,9 +368,10 @@ void rh_sched_tick(struct rh_sched *s, int64_t now)
         if (job->state == RH_JOB_BLOCKED && now >= job->blocked_until && !job->graph &&
             !rh_sched_short_of_space(s, RH_STAGE_DOWNLOAD))
             rh_sched_job_state(s, job, RH_JOB_RUNNING, NULL);
-        for (size_t i = 0; i < job->task_count; i++) {
-            if (job->tasks[i]->state == RH_TASK_LEASED)
-                rh_sched_expire(s, now, job->tasks[i]);
-        }
+    }
+    for (struct rh_sched_task *t = s->claimed, *next; t; t = next) {
+        next = t->next_claimed; /* an expired one leaves the list */
+        if (t->state == RH_TASK_LEASED)
+            rh_sched_expire(s, now, t);
     }
 }

@@ -131,6 +131,8 @@ static void reserve(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
     if (!job->graph || job->reserved || (waits && now < job->blocked_until))
         return;
     job->reserved = fits(s, job);
+    if (job->reserved)
+        rh_sched_touch(job);
     if (job->reserved && waits) {
         rh_sched_job_state(s, job, RH_JOB_RUNNING, NULL);
     } else if (!job->reserved && waits) {

@@ -291,6 +291,7 @@ void rh_sched_committed(struct rh_sched *s, int64_t now, int64_t task, int64_t e
         return;
     }
     t->commits--;
+    rh_sched_touch(t->job);
     if (failed) {
         commit_failed(s, now, t, epoch, failed);
     } else if (block >= 0) {

@@ -54,18 +54,15 @@ static bool is_held(const struct rh_sched_hello *h, const struct rh_sched_task *
 /* Leases that the worker should hold and does not. */
 static void release_forgotten(struct rh_sched *s, int64_t now, const struct rh_sched_hello *h)
 {
-    for (size_t j = 0; j < s->job_count; j++) {
-        struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count; i++) {
-            struct rh_sched_task *t = job->tasks[i];
-            if (strcmp(t->worker, h->id) != 0 || is_held(h, t) || t->result_in)
-                continue;
-            if (t->state == RH_TASK_WAITING)
-                t->worker[0] = '\0';
-            else if (t->state == RH_TASK_LEASED)
-                rh_sched_lost(s, now, t, t->incarnation != 0 && t->incarnation != h->incarnation,
-                              "the worker has started anew");
-        }
+    for (struct rh_sched_task *t = s->claimed, *next; t; t = next) {
+        next = t->next_claimed;
+        if (strcmp(t->worker, h->id) != 0 || is_held(h, t) || t->result_in)
+            continue;
+        if (t->state == RH_TASK_WAITING)
+            t->worker[0] = '\0';
+        else if (t->state == RH_TASK_LEASED)
+            rh_sched_lost(s, now, t, t->incarnation != 0 && t->incarnation != h->incarnation,
+                          "the worker has started anew");
     }
 }
 
@@ -115,17 +112,14 @@ void rh_sched_worker_gone(struct rh_sched *s, int64_t now, const char *worker, b
     struct rh_action *a = &s->queue[s->queue_count - 1];
     memcpy(a->worker, w->id, sizeof a->worker);
     a->pid = w->pid;
-    for (size_t j = 0; j < s->job_count; j++) {
-        struct rh_sched_job *job = s->jobs[j];
-        for (size_t i = 0; i < job->task_count; i++) {
-            struct rh_sched_task *t = job->tasks[i];
-            if (strcmp(t->worker, worker) != 0 || t->result_in)
-                continue;
-            if (t->state == RH_TASK_WAITING)
-                t->worker[0] = '\0';
-            else if (t->state == RH_TASK_LEASED)
-                rh_sched_lost(s, now, t, blame && t->revoke_at == 0, why);
-        }
+    for (struct rh_sched_task *t = s->claimed, *next; t; t = next) {
+        next = t->next_claimed;
+        if (strcmp(t->worker, worker) != 0 || t->result_in)
+            continue;
+        if (t->state == RH_TASK_WAITING)
+            t->worker[0] = '\0';
+        else if (t->state == RH_TASK_LEASED)
+            rh_sched_lost(s, now, t, blame && t->revoke_at == 0, why);
     }
 }
 

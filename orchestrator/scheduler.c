@@ -163,8 +163,41 @@ void rh_action_done(struct rh_action *action)
     *action = (struct rh_action){0};
 }
 
+void rh_sched_touch(struct rh_sched_job *job)
+{
+    memset(job->quiet_until, 0, sizeof job->quiet_until);
+    job->changed = true;
+}
+
+static void unclaim(struct rh_sched_task *task)
+{
+    if (!task->claimed_at)
+        return;
+    *task->claimed_at = task->next_claimed;
+    if (task->next_claimed)
+        task->next_claimed->claimed_at = task->claimed_at;
+    task->claimed_at = NULL;
+}
+
+static void look_whether_claimed(struct rh_sched *s, struct rh_sched_task *task)
+{
+    bool claimed = task->state == RH_TASK_LEASED ||
+                   (task->state == RH_TASK_WAITING && task->worker[0] != '\0');
+    if (!claimed)
+        unclaim(task);
+    if (!claimed || task->claimed_at)
+        return;
+    task->next_claimed = s->claimed;
+    if (s->claimed)
+        s->claimed->claimed_at = &task->next_claimed;
+    s->claimed = task;
+    task->claimed_at = &s->claimed;
+}
+
 void rh_sched_save_task(struct rh_sched *s, struct rh_sched_task *task)
 {
+    look_whether_claimed(s, task);
+    rh_sched_touch(task->job);
     struct rh_action *a = rh_sched_push(s, RH_ACT_SAVE_TASK);
     a->job = task->job;
     a->task = task;
@@ -172,6 +205,7 @@ void rh_sched_save_task(struct rh_sched *s, struct rh_sched_task *task)
 
 void rh_sched_save_job(struct rh_sched *s, struct rh_sched_job *job)
 {
+    rh_sched_touch(job);
     rh_sched_push(s, RH_ACT_SAVE_JOB)->job = job;
 }
 
@@ -221,8 +255,10 @@ struct rh_sched_job *rh_sched_load_job(struct rh_sched *s, const struct rh_sched
     job->reason = rh_strdup(row->reason);
     job->user = row->user;
     s->jobs = rh_realloc_array(s->jobs, s->job_count + 1, sizeof(struct rh_sched_job *));
-    s->jobs[s->job_count++] = job;
-    rh_sched_sort_jobs(s);
+    size_t at = s->job_count++; /* mostly the last: it was submitted last */
+    for (; at > 0 && compare_jobs(&s->jobs[at - 1], &job) > 0; at--)
+        s->jobs[at] = s->jobs[at - 1];
+    s->jobs[at] = job;
     return job;
 }
 
@@ -288,6 +324,7 @@ void rh_sched_load_task(struct rh_sched *s, struct rh_sched_job *job,
     task->failure = row->failure;
     task->error = rh_strdup(row->error);
     memcpy(task->worker, row->worker, sizeof task->worker);
+    look_whether_claimed(s, task);
     if (task->id >= s->next_task_id)
         s->next_task_id = task->id + 1;
 }
@@ -325,6 +362,7 @@ void rh_sched_expand(struct rh_sched *s, struct rh_sched_job *job)
     }
     job->first_of[RH_OP_COUNT] = at;
     job->unfolded = true;
+    rh_sched_touch(job);
 }
 
 void rh_sched_loaded(struct rh_sched *s, int64_t now, struct rh_sched_job *job,
@@ -358,8 +396,10 @@ void rh_sched_forget(struct rh_sched *s, struct rh_sched_job *job)
         memmove(&s->jobs[i], &s->jobs[i + 1],
                 (s->job_count - i - 1) * sizeof(struct rh_sched_job *));
         s->job_count--;
-        for (size_t t = 0; t < job->task_count; t++)
+        for (size_t t = 0; t < job->task_count; t++) {
             unhash_task(s, job->tasks[t]);
+            unclaim(job->tasks[t]);
+        }
         job_free(job);
         return;
     }

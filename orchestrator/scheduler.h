@@ -83,6 +83,7 @@ struct rh_sched_task {
     /* Memory only. */
     struct rh_sched_worker *holder; /* the worker, once it is known in this run */
     struct rh_sched_task *next_of_hash;
+    struct rh_sched_task *next_claimed, **claimed_at; /* claimed_at NULL: not in that list */
     uint64_t incarnation; /* of the worker; 0 after a restart, until it says Hello */
     int64_t expect;       /* tune: next block whose checkpoint is acceptable */
     int early_results;    /* tune: results that came before their checkpoints */
@@ -118,6 +119,9 @@ struct rh_sched_job {
     size_t task_count;
     size_t first_of[RH_OP_COUNT + 1]; /* where the tasks of an operation begin, once unfolded */
     bool unfolded;
+    /* Nothing of a stage is ready before; 0 when the job has changed since it was looked through. */
+    int64_t quiet_until[RH_STAGE_COUNT];
+    bool changed; /* since the caller cleared it */
     int64_t blocked_until;
     bool reserved; /* the bytes it will still write are set aside */
     bool failing;  /* winding down towards FAILED */

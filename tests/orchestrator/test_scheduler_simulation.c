@@ -510,6 +510,54 @@ static void tell_space(struct world *w)
     rh_sched_space(w->s, w->space);
 }
 
+static int leases_of(const struct world *w, const struct rh_sched_worker *worker,
+                     enum rh_stage_id stage)
+{
+    int leases = 0;
+    for (int j = 0; j < w->job_count; j++) {
+        const struct rh_sched_job *job = rh_sched_job_at(w->s, (size_t)j);
+        for (size_t i = 0; i < job->task_count; i++) {
+            const struct rh_sched_task *t = job->tasks[i];
+            leases += t->state == RH_TASK_LEASED &&
+                      (worker ? t->holder == worker : rh_op_stage(t->op) == stage);
+        }
+    }
+    return leases;
+}
+
+static bool could_have(const struct world *w, const struct rh_sched_task *t,
+                       const struct rh_sched_worker *wk)
+{
+    enum rh_stage_id stage = rh_op_stage(t->op);
+    int max = w->config.stage_max[stage];
+    return wk->stage == stage && wk->connected && !wk->leaving && !wk->drained &&
+           wk->busy_until <= w->now && w->now - wk->last_seen <= w->config.lease_ms / 3 &&
+           strcmp(t->crashed_on, wk->id) != 0 && leases_of(w, wk, stage) < wk->slots &&
+           (max == 0 || leases_of(w, NULL, stage) < max) &&
+           (w->space >= HEADROOM ||
+            (w->space >= HEADROOM / 4 && stage != RH_STAGE_DOWNLOAD));
+}
+
+/* What the scheduler remembers so as not to look at everything must not hide anything: all of it is
+ * looked at here. */
+static void check_nothing_overlooked(const struct world *w)
+{
+    size_t workers = rh_sched_worker_count(w->s);
+    for (size_t i = 0; i < workers; i++) {
+        const struct rh_sched_worker *wk = rh_sched_worker_at(w->s, i);
+        assert_int_equal(rh_sched_leases(w->s, wk), leases_of(w, wk, wk->stage));
+    }
+    for (int j = 0; j < w->job_count; j++) {
+        const struct rh_sched_job *job = rh_sched_job_at(w->s, (size_t)j);
+        for (size_t i = 0; i < job->task_count; i++) {
+            if (!rh_sched_ready(job->tasks[i], w->now))
+                continue;
+            for (size_t k = 0; k < workers; k++)
+                assert_false(could_have(w, job->tasks[i], rh_sched_worker_at(w->s, k)));
+        }
+    }
+}
+
 /* Rows first, then what leaves the house; death may come in between. */
 static void end_turn(struct world *w)
 {
@@ -518,6 +566,7 @@ static void end_turn(struct world *w)
         return;
     tell_space(w);
     rh_sched_dispatch(w->s, w->now);
+    check_nothing_overlooked(w);
     while (rh_sched_next(w->s, &a)) {
         carry_out(w, &a);
         rh_action_done(&a);
