@@ -9,6 +9,7 @@ its gradients are wrong; it is let through, because only time is measured here."
 import argparse
 import sys
 import time
+import traceback
 import types
 
 
@@ -26,6 +27,20 @@ def stub_datasets():
         sys.modules["datasets"] = module
 
 
+def delta_rule():
+    """Whose gated delta rule transformers will call: it takes flash-linear-attention when that can be imported, and says
+    nothing when it cannot."""
+    try:
+        import fla.ops.common.chunk_o as chunk_o
+        import fla.ops.gated_delta_rule  # noqa: F401
+        chunk_o.TRITON_ABOVE_3_7_1 = True
+    except ImportError:
+        traceback.print_exc(file=sys.stdout)
+    from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as modeling
+    found = [cell.cell_contents for cell in modeling.torch_chunk_gated_delta_rule.__closure__ or ()]
+    return next((f.__module__ for f in found if getattr(f, "__module__", "").startswith("fla.")), "the slow path of transformers")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -37,11 +52,7 @@ def main():
     import torch
     import transformers  # noqa: F401  before the stub: it looks "datasets" up by itself
     stub_datasets()
-    try:
-        import fla.ops.common.chunk_o as chunk_o
-        chunk_o.TRITON_ABOVE_3_7_1 = True
-    except ImportError:
-        print("flash-linear-attention is missing: linear attention runs on its slow path")
+    print("gated delta rule:", delta_rule())
     import auto_round
     print("auto-round", auto_round.__version__, "torch", torch.__version__, flush=True)
     random = torch.Generator().manual_seed(1)
