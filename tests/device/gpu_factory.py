@@ -2,8 +2,9 @@
 """The whole factory on a machine with a GPU:
 
   gpu_factory.py --bin DIR --out DIR [--model DIR] [--dataset FILE] [--iters N] [--nsamples N] [--seqlen N] [--seeds 42,1,2]
+             [--cpu-seeds 42]
 
-One job on the CPU, one of each seed on the GPU, the first of them twice, which must give the same bytes; every checkpoint is
+One job of each seed on the GPU, the first of them twice, which must give the same bytes, and one on the CPU; every checkpoint is
 verified against its source, every block's report must name the backend. With several GPUs, two jobs for each at once on as
 many workers, one of which is killed in a block: its job must end on another with the bytes of the undisturbed run.
 Checkpoints stay in --out, for whoever has an evaluator."""
@@ -128,6 +129,10 @@ def several(args, count, expected):
     print(f"{len(jobs)} jobs on {', '.join(tuners)}, {killed} killed in a block: all verified, the same bytes, {seconds:.1f} s", flush=True)
 
 
+def numbers(text):
+    return [int(word) for word in text.split(",") if word]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=Path, required=True, help="folder of the programs")
@@ -138,8 +143,8 @@ def main():
     parser.add_argument("--iters", type=int, default=20)
     parser.add_argument("--nsamples", type=int, default=16)
     parser.add_argument("--seqlen", type=int, default=256)
-    parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[42])
-    parser.add_argument("--no-cpu", action="store_true", help="leave the job on the CPU out")
+    parser.add_argument("--seeds", type=numbers, default=[42])
+    parser.add_argument("--cpu-seeds", type=numbers, default=[42], help="jobs on the CPU, '' for none")
     parser.add_argument("--seconds", type=float, default=200, help="for one job")
     args = parser.parse_args()
     args.bin, args.out = args.bin.resolve(), args.out.resolve()
@@ -154,8 +159,8 @@ def main():
         print("no GPU on this machine")
         return 77
     try:
-        if not args.no_cpu:
-            one(args, "cpu", "cpu", args.seeds[0])
+        for seed in args.cpu_seeds:
+            one(args, f"cpu-{seed}", "cpu", seed)
         seeds = args.seeds if len(found) == 1 else (args.seeds + list(range(1000, 1000 + 2 * len(found))))[:2 * len(found)]
         expected = {seed: one(args, f"cuda-{seed}", "cuda", seed) for seed in seeds}
         if one(args, "cuda-again", "cuda", seeds[0]) != expected[seeds[0]]:
