@@ -290,21 +290,22 @@ __device__ __forceinline__ void through_scores(Layout &x)
     add_gates<D>(x, 1, row_sum(row[1]), 0.0F);
 }
 
-/* dQ += a K, dK += a^T Q */
+/* y += a u, z += a^T v, for the lower triangle a in its tile. */
 template <int D, class Layout>
-__device__ __forceinline__ void apply_scores(const Layout &x,
-                                             struct chunk_gradients<D> *d)
+__device__ __forceinline__ void apply_triangle(const Layout &x, float (*y)[4],
+                                               const unsigned char *u, float (*z)[4],
+                                               const unsigned char *v)
 {
     const int first = PART * split<D>::wide;
     for (int k = 0; k < 4; k++) { /* a has nothing above its diagonal */
         uint32_t a[4];
         if (k <= STRIP) {
             rh_load_a<false>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<split<D>::wide, true>(d->q, a, x.key, D / 8, 2 * k, first);
+            rh_multiply<split<D>::wide, true>(y, a, u, D / 8, 2 * k, first);
         }
         if (k >= STRIP) {
             rh_load_a<true>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<split<D>::wide, true>(d->k, a, x.query, D / 8, 2 * k, first);
+            rh_multiply<split<D>::wide, true>(z, a, v, D / 8, 2 * k, first);
         }
     }
 }
@@ -458,25 +459,6 @@ __device__ __forceinline__ void through_lower(Layout &x)
     }
 }
 
-/* dK += (b + b^T) K */
-template <int D, class Layout>
-__device__ __forceinline__ void apply_lower(const Layout &x,
-                                            struct chunk_gradients<D> *d)
-{
-    const int first = PART * split<D>::wide;
-    for (int k = 0; k < 4; k++) {
-        uint32_t a[4];
-        if (k <= STRIP) {
-            rh_load_a<false>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<split<D>::wide, true>(d->k, a, x.key, D / 8, 2 * k, first);
-        }
-        if (k >= STRIP) {
-            rh_load_a<true>(a, x.a, RH_CHUNK_BLOCKS, 2 * STRIP, 2 * k);
-            rh_multiply<split<D>::wide, true>(d->k, a, x.key, D / 8, 2 * k, first);
-        }
-    }
-}
-
 /* dbeta and dg of a value head, by the first warp: two rows a lane. */
 template <int D>
 __device__ __forceinline__ void store_gates(const struct chunk_sums<D> &x, float *dbeta,
@@ -594,7 +576,7 @@ __device__ __forceinline__ void through_head(chunk_layout<D, false> &x, const he
     rh_copy_tile(x.u, from.u, (int)sizeof x.u);
     rh_copy_tile(x.w, from.w, (int)sizeof x.w);
     rh_cp_async_commit();
-    apply_scores<D>(x, d);
+    apply_triangle<D>(x, d->q, x.key, d->k, x.query); /* dQ += a K, dK += a^T Q */
     float dw[split<D>::wide][4];
     gradient_of_w<D>(x, dw);
     __syncthreads(); /* S is free */
@@ -632,7 +614,7 @@ __device__ __forceinline__ void through_head(chunk_layout<D, true> &x, const hea
     rh_copy_tile(x.s, from.s, (int)sizeof x.s);
     rh_copy_tile(x.dr, from.dr, (int)sizeof x.dr);
     rh_cp_async_commit();
-    apply_scores<D>(x, d);
+    apply_triangle<D>(x, d->q, x.key, d->k, x.query); /* dQ += a K, dK += a^T Q */
     arrived();
     float dw[split<D>::wide][4];
     gradient_of_w<D>(x, dw);
@@ -662,7 +644,7 @@ __device__ __forceinline__ void chunk_head(Layout &x, const struct rh_delta_rule
     through_head(x, from, p, at, query, d);
     through_lower<D>(x);
     __syncthreads();
-    apply_lower<D>(x, d);
+    apply_triangle<D>(x, d->k, x.key, d->k, x.key); /* dK += (b + b^T) K */
     if (threadIdx.x < RH_WARP)
         store_gates<D>(x, p.dbeta + from.gates, p.dg + from.gates, p.value_heads, at.rows);
     __syncthreads(); /* all tiles are free */
