@@ -71,14 +71,13 @@ size_t rh_safetensors_writer_add(struct rh_safetensors_writer *w, const char *na
 RH_MUST_USE enum rh_rc rh_safetensors_writer_begin(struct rh_safetensors_writer *w,
                                                    struct rh_error *err);
 /* Bytes [begin, begin + size) of the tensor's data, in any order, none twice (RH_ERR_ARGUMENT). One
- * thread at a time. The digest costs no second reading as long as the puts follow the file order.
- */
+ * thread at a time. */
 RH_MUST_USE enum rh_rc rh_safetensors_writer_put(struct rh_safetensors_writer *w, size_t index,
                                                  uint64_t begin, const void *data, uint64_t size,
                                                  struct rh_error *err);
-/* Errors when any byte was not written. Digest of the file in hex, may be NULL. */
+/* Errors when any byte was not written. */
 RH_MUST_USE enum rh_rc rh_safetensors_writer_finish(struct rh_safetensors_writer *w,
-                                                    char *out_sha256_hex, struct rh_error *err);
+                                                    struct rh_error *err);
 void rh_safetensors_writer_free(struct rh_safetensors_writer *w); /* aborts when not finished */
 
 /*

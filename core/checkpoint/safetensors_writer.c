@@ -12,12 +12,10 @@
 #include "base/fs.h"
 #include "base/hash_map.h"
 #include "base/mem.h"
-#include "base/sha256.h"
 #include "base/strbuf.h"
 
 #define HEADER_BYTES_MAX ((size_t)100000000)
 #define LENGTH_BYTES     8
-#define READ_BYTES       ((size_t)1 << 20)
 
 enum writer_state { DECLARING, WRITING, FINISHED };
 
@@ -37,8 +35,6 @@ struct rh_safetensors_writer {
     uint64_t file_size;
     struct span *spans; /* sorted, disjoint, never touching */
     size_t span_count, span_capacity;
-    struct rh_sha256 *hash; /* of bytes [0, hashed); follows the puts while they are sequential */
-    uint64_t hashed;
 };
 
 struct rh_safetensors_writer *rh_safetensors_writer_new(const char *path)
@@ -46,7 +42,6 @@ struct rh_safetensors_writer *rh_safetensors_writer_new(const char *path)
     struct rh_safetensors_writer *w = rh_alloc(sizeof(*w));
     w->path = rh_strdup(path);
     w->fd = -1;
-    w->hash = rh_sha256_new();
     return w;
 }
 
@@ -285,10 +280,6 @@ static enum rh_rc write_marked(struct rh_safetensors_writer *w, uint64_t offset,
         return rh_fail(err, RH_ERR_ARGUMENT,
                        "%s: bytes %" PRIu64 " to %" PRIu64 " are written a second time", w->path,
                        offset, offset + size);
-    if (offset == w->hashed) {
-        rh_sha256_update(w->hash, data, (size_t)size);
-        w->hashed += size;
-    }
     return write_at(w, offset, data, size, err);
 }
 
@@ -352,36 +343,10 @@ static enum rh_rc check_complete(const struct rh_safetensors_writer *w, struct r
                    reached);
 }
 
-/* Takes what the sequential puts left out into the digest. */
-static enum rh_rc hash_rest(struct rh_safetensors_writer *w, struct rh_error *err)
-{
-    void *buffer = NULL;
-    enum rh_rc rc = rh_try_alloc(READ_BYTES, w->path, &buffer, err);
-    while (!rc && w->hashed < w->file_size) {
-        uint64_t left = w->file_size - w->hashed;
-        ssize_t n =
-            pread(w->fd, buffer, left < READ_BYTES ? (size_t)left : READ_BYTES, (off_t)w->hashed);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            rc = rh_fail_errno(err, n < 0 ? errno : EIO, "could not read %s back", w->path);
-            break;
-        }
-        rh_sha256_update(w->hash, buffer, (size_t)n);
-        w->hashed += (uint64_t)n;
-    }
-    rh_free(buffer);
-    return rc;
-}
-
-enum rh_rc rh_safetensors_writer_finish(struct rh_safetensors_writer *w, char *out_sha256_hex,
-                                        struct rh_error *err)
+enum rh_rc rh_safetensors_writer_finish(struct rh_safetensors_writer *w, struct rh_error *err)
 {
     RH_ASSERT(w->state == WRITING);
-    uint8_t digest[32];
     enum rh_rc rc = check_complete(w, err);
-    if (!rc && out_sha256_hex)
-        rc = hash_rest(w, err);
     if (rc)
         return rc;
     rh_crash_point("tensors_before_sync");
@@ -394,10 +359,6 @@ enum rh_rc rh_safetensors_writer_finish(struct rh_safetensors_writer *w, char *o
     rh_free(w->temporary);
     w->temporary = NULL;
     w->state = FINISHED;
-    if (out_sha256_hex) {
-        rh_sha256_finish(w->hash, digest);
-        rh_sha256_hex(digest, out_sha256_hex);
-    }
     char *directory = directory_of(w->path);
     rc = rh_fs_sync_dir(directory, err);
     rh_free(directory);
@@ -418,7 +379,6 @@ void rh_safetensors_writer_free(struct rh_safetensors_writer *w)
     rh_free(w->tensors);
     rh_free(w->order);
     rh_free(w->spans);
-    rh_sha256_free(w->hash);
     rh_free(w->path);
     rh_free(w);
 }

@@ -73,7 +73,7 @@ static enum rh_rc write_ids(const struct rh_task *task, const struct rh_sampling
         rc = rh_safetensors_writer_put(w, index, 0, s->ids,
                                        (uint64_t)(s->rows * seqlen) * sizeof *s->ids, err);
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_finish(w, NULL, err);
+        rc = rh_safetensors_writer_finish(w, err);
     rh_safetensors_writer_free(w);
     rh_free(path);
     return rc;

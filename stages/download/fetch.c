@@ -126,7 +126,7 @@ static enum rh_rc fetch_unit(struct fetch *f, const struct rh_source *source, st
         rc = fetch_from(f, source, begin, end, err);
     }
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_finish(f->writer, NULL, err);
+        rc = rh_safetensors_writer_finish(f->writer, err);
     return rc;
 }
 

@@ -67,7 +67,7 @@ static enum rh_rc assemble(struct assembly *a, struct rh_error *err)
     if (rc == RH_OK)
         rc = copy_outputs(a, err);
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_finish(a->writer, NULL, err);
+        rc = rh_safetensors_writer_finish(a->writer, err);
     return rc;
 }
 

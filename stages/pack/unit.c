@@ -166,7 +166,7 @@ static enum rh_rc pack_all(struct packing *p, struct rh_error *err)
         rc = pack_linear(p, &p->unit->linears[i], err);
     /* Refuses when an output was not written. */
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_finish(p->writer, NULL, err);
+        rc = rh_safetensors_writer_finish(p->writer, err);
     return rc;
 }
 

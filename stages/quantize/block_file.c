@@ -74,7 +74,7 @@ enum rh_rc rh_block_file_write(const char *path, const struct rh_tuned *tuned,
     for (size_t i = 0; i < count && rc == RH_OK; i++)
         rc = put_linear(w, &items[i], &entries[i], stored, err);
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_finish(w, NULL, err);
+        rc = rh_safetensors_writer_finish(w, err);
     rh_free(stored);
     rh_safetensors_writer_free(w);
     rh_free(entries);

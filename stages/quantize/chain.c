@@ -281,7 +281,7 @@ enum rh_rc rh_chain_write(const struct rh_chain *chain, const char *path, struct
     if (rc == RH_OK)
         rc = write_part(chain, w, quant, chain->quant, window, err);
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_finish(w, NULL, err);
+        rc = rh_safetensors_writer_finish(w, err);
     rh_safetensors_writer_free(w);
     rh_free(window);
     return rc;

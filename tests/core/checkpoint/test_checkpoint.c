@@ -23,7 +23,7 @@ static void write_shard(const char *dir, const char *name, const char *tensor, c
     assert_int_equal(rh_safetensors_writer_begin(w, NULL), RH_OK);
     assert_int_equal(rh_safetensors_writer_put(w, first, 0, "12", 2, NULL), RH_OK);
     assert_int_equal(rh_safetensors_writer_put(w, second, 0, "34", 2, NULL), RH_OK);
-    assert_int_equal(rh_safetensors_writer_finish(w, NULL, NULL), RH_OK);
+    assert_int_equal(rh_safetensors_writer_finish(w, NULL), RH_OK);
     rh_safetensors_writer_free(w);
     rh_free(path);
 }

@@ -147,7 +147,7 @@ static void write_split(const struct rh_safetensors *source, const char *path)
         must(rh_safetensors_writer_put(w, pieces[i].index, 0, data, pieces[i].bytes, &error));
         rh_free(data);
     }
-    must(rh_safetensors_writer_finish(w, NULL, &error));
+    must(rh_safetensors_writer_finish(w, &error));
     rh_safetensors_writer_free(w);
     rh_free(pieces);
 }
@@ -282,7 +282,7 @@ void job_tune(const struct job *j, int64_t block, const struct job_damage *damag
         if (unit->linears[i].bits < 16)
             put_linear(j, w, &unit->linears[i], to[i], damage);
     }
-    must(rh_safetensors_writer_finish(w, NULL, &error));
+    must(rh_safetensors_writer_finish(w, &error));
     rh_safetensors_writer_free(w);
     must(rh_store_seal(staging, "tune", block, j->recipe->digest, NULL, &error));
     must(rh_store_commit(staging, j->dir, "tune", block, &error));

@@ -146,7 +146,7 @@ void quantized_write_shard(const struct quantized *q, size_t shard, const char *
     }
     if (add)
         must(rh_safetensors_writer_put(w, extra, 0, "\0\0\0\0\0\0\0\0", 8, &error));
-    must(rh_safetensors_writer_finish(w, NULL, &error));
+    must(rh_safetensors_writer_finish(w, &error));
     rh_safetensors_writer_free(w);
     rh_checkpoint_close(c);
     rh_free(at);

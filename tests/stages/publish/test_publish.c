@@ -138,7 +138,7 @@ static void make_fetches(const struct job *j)
             assert_int_equal(rh_safetensors_writer_put(w, i, 0, data, t->bytes, NULL), RH_OK);
             rh_free(data);
         }
-        assert_int_equal(rh_safetensors_writer_finish(w, NULL, NULL), RH_OK);
+        assert_int_equal(rh_safetensors_writer_finish(w, NULL), RH_OK);
         rh_safetensors_writer_free(w);
         rh_free(path);
         commit(j, dir, "fetch", (int64_t)u);

@@ -42,7 +42,7 @@ static char *write_tensor(const char *dir, const char *name, enum rh_dtype dtype
     size_t index = rh_safetensors_writer_add(w, name, dtype, rank, shape);
     nano_check(rh_safetensors_writer_begin(w, &err), &err);
     nano_check(rh_safetensors_writer_put(w, index, 0, data, size, &err), &err);
-    nano_check(rh_safetensors_writer_finish(w, NULL, &err), &err);
+    nano_check(rh_safetensors_writer_finish(w, &err), &err);
     rh_safetensors_writer_free(w);
     return path;
 }
