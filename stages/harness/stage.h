@@ -86,6 +86,10 @@ RH_MUST_USE enum rh_rc rh_task_checkpoint(struct rh_task *task, const char *name
                                           struct rh_json *metrics, struct rh_error *err);
 int64_t rh_task_first_index(const struct rh_task *task);
 int64_t rh_task_last_index(const struct rh_task *task); /* inclusive */
+/* The operation is about to fail because its device has too little memory: `need` bytes would have to
+ * be free before it starts (as device_memory says it), and `room` were. No device with less gets the
+ * task again. */
+void rh_task_device_short(struct rh_task *task, uint64_t need, uint64_t room);
 /* Facts for the event log and for MANIFEST.json ("meta"); adopted. */
 void rh_task_set_meta(struct rh_task *task, struct rh_json *meta);
 

@@ -188,6 +188,14 @@ void rh_task_set_meta(struct rh_task *t, struct rh_json *meta)
     pthread_mutex_unlock(&t->lock);
 }
 
+void rh_task_device_short(struct rh_task *t, uint64_t need, uint64_t room)
+{
+    pthread_mutex_lock(&t->lock);
+    t->device_need = need;
+    t->device_room = room;
+    pthread_mutex_unlock(&t->lock);
+}
+
 static void add_note(struct rh_task *t, int64_t index, const struct rh_json *metrics)
 {
     struct rh_checkpoint_note *note = rh_alloc(sizeof *note);

@@ -49,6 +49,7 @@ struct rh_task {
     bool finished;
     enum rh_rc rc;
     struct rh_error err;
+    uint64_t device_need, device_room; /* bytes; 0: the device was large enough */
 
     /* Control loop only. */
     pthread_t thread;
