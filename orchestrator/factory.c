@@ -18,6 +18,7 @@
 /* The loop was away for so long (suspended, stopped): what has arrived meanwhile is heard before
  * anybody is declared dead. */
 #define AWAY_MS      5000
+/* Daemons have so long for short tasks and the last words; beside it the grace for a block. */
 #define DRAIN_MS     20000
 #define LINGER_MS    200
 #define LONGEST_LEAF "/work.sock"
@@ -371,6 +372,7 @@ static enum rh_rc open_sockets(struct rh_factory *f, const struct rh_factory_opt
                                                      .state_dir = f->state_dir,
                                                      .endpoint = endpoint,
                                                      .log_dir = log_dir,
+                                                     .grace_s = options->grace_s,
                                                      .gone = on_child_gone,
                                                      .arg = f};
         rc = rh_supervisor_new(f->loop, &stages, &f->supervisor, err);
@@ -389,6 +391,7 @@ enum rh_rc rh_factory_new(uv_loop_t *loop, const struct rh_factory_options *opti
     f->exit_when_idle = options->exit_when_idle;
     f->config = options->sched ? *options->sched : rh_sched_defaults;
     f->retain_bytes = options->retain_bytes;
+    f->grace_s = options->grace_s;
     f->sched = rh_sched_new(&f->config);
     f->last_tick = rh_factory_now();
     *out = NULL;
@@ -445,7 +448,7 @@ void rh_factory_stop(struct rh_factory *f, void (*done)(void *arg), void *arg)
     f->stopped_arg = arg;
     rh_sched_hold(f->sched, true);
     if (f->supervisor)
-        rh_supervisor_stop(f->supervisor, again ? 0 : DRAIN_MS, on_drained, f);
+        rh_supervisor_stop(f->supervisor, again ? 0 : DRAIN_MS + 1000 * f->grace_s, on_drained, f);
     else
         on_drained(f);
 }

@@ -24,6 +24,7 @@ struct rh_factory_options {
     int http_port;                       /* 0: unix socket only; else 127.0.0.1 */
     bool exit_when_idle;                 /* for one-shot runs: leave when no active job is left */
     const struct rh_sched_config *sched; /* copied; NULL: rh_sched_defaults */
+    int64_t grace_s;      /* what spawned daemons may take to end a block when they are to leave */
     int64_t retain_bytes; /* files of finished jobs that are kept for others to reuse */
 };
 

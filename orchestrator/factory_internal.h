@@ -63,7 +63,7 @@ struct rh_factory {
     uint64_t epoch;
     struct rh_database *db;
     struct rh_sched_config config;
-    int64_t retain_bytes;
+    int64_t retain_bytes, grace_s;
     bool gc_due;
     int64_t next_gc;
     struct rh_sched *sched;

@@ -65,8 +65,12 @@ const char *rh_task_job_dir(const struct rh_task *task);
 /* Returns when the artifact is committed; RH_ERR_CANCELLED when the task is cancelled meanwhile. */
 RH_MUST_USE enum rh_rc rh_task_wait_artifact(struct rh_task *task, const char *op, int64_t index,
                                              struct rh_error *err);
-/* RH_ERR_CANCELLED once the task was revoked; call it in every long loop. */
+/* RH_ERR_CANCELLED once the task was revoked, or the worker leaves and the phase at hand is not
+ * expected to end in time; call it in every long loop. */
 RH_MUST_USE enum rh_rc rh_task_check(struct rh_task *task, struct rh_error *err);
+/* Session operations, before each of their parts: RH_ERR_CANCELLED also when the worker leaves. A part
+ * is a phase of its own in rh_task_progress(), whose pace tells how long it will take. */
+RH_MUST_USE enum rh_rc rh_task_next_part(struct rh_task *task, struct rh_error *err);
 
 /* Progress; also proves that the compute thread lives. `phase`: short text for people ("block 3").
  * done and total in the operation's own unit ("bytes", "iterations"). */

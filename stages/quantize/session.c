@@ -212,7 +212,9 @@ static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
         char *phase = rh_format("block %lld", (long long)b);
         strncpy(s.phase, phase, sizeof s.phase - 1);
         rh_free(phase);
-        rc = rh_session_run_block(&s, b, err);
+        rc = rh_task_next_part(task, err);
+        if (rc == RH_OK)
+            rc = rh_session_run_block(&s, b, err);
     }
     enum rh_rc settled = rh_session_settle(&s, rc == RH_OK ? err : NULL);
     done(&s);

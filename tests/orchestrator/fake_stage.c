@@ -218,7 +218,9 @@ static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
         return rh_fail(err, RH_ERR_NO_MEMORY, "the fake device is too small");
     }
     for (int64_t b = rh_task_first_index(task); b <= rh_task_last_index(task) && rc == RH_OK; b++) {
-        rc = rh_task_wait_artifact(task, "fetch", b + 1, err);
+        rc = rh_task_next_part(task, err);
+        if (rc == RH_OK)
+            rc = rh_task_wait_artifact(task, "fetch", b + 1, err);
         if (rc == RH_OK)
             rc = work_on_block(task, b, err);
         if (rc == RH_OK)

@@ -339,6 +339,69 @@ static void a_termination_of_any_daemon_loses_no_block(void **state)
     rh_free(id);
 }
 
+static bool a_second_block_has_begun(struct house *h, void *id)
+{
+    return house_count(h, id, "block.started", NULL) >= 2;
+}
+
+static bool has_stopped(struct house *h, void *id)
+{
+    return house_count(h, id, "task.stopped", "tune") >= 1;
+}
+
+/* How often a block was begun before the job was done, with a SIGTERM in the second one. */
+static int64_t blocks_begun(struct house *h, int64_t grace_s)
+{
+    h->options.grace_s = grace_s;
+    house_mark(h, "slow");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, a_second_block_has_begun, id, 20);
+    assert_int_equal(kill((pid_t)pid_of(h, "quantize-1"), SIGTERM), 0);
+    house_wait(h, has_stopped, id, 20);
+    int64_t tuned = house_count(h, id, "block.done", NULL);
+    char *text = house_event_text(h, "task.stopped");
+    assert_non_null(strstr(text, "the worker leaves"));
+    rh_free(text);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    assert_int_equal(house_count(h, id, "task.started", "tune"), 2);
+    assert_int_equal(house_count(h, id, "task.lost", "tune"), 0);
+    text = house_event_text(h, "worker.gone"); /* whichever is heard of first */
+    assert_true(strstr(text, "said goodbye") || strstr(text, "exit code 0"));
+    rh_free(text);
+    rh_free(id);
+    return tuned;
+}
+
+static void a_daemon_that_is_terminated_ends_its_block(void **state)
+{
+    assert_int_equal(blocks_begun(*state, 30), 2);
+}
+
+static void without_time_it_goes_back_to_the_last_boundary(void **state)
+{
+    assert_int_equal(blocks_begun(*state, 0), 1);
+}
+
+/* The whole house is asked to leave: the block is stored before it does. */
+static void a_house_that_closes_waits_for_the_block(void **state)
+{
+    struct house *h = *state;
+    h->options.grace_s = 30;
+    house_mark(h, "slow");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, a_second_block_has_begun, id, 20);
+    house_close(h);
+    house_open(h);
+    assert_int_equal(house_count(h, id, "block.done", NULL), 2);
+    assert_int_equal(house_count(h, id, "task.stopped", "tune"), 1);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    rh_free(id);
+}
+
 /* -- Two orchestrators ------------------------------------------------------------------------ */
 
 static void a_second_orchestrator_leaves_before_it_binds_anything(void **state)
@@ -386,6 +449,9 @@ int main(void)
         TEST(a_chain_that_somebody_deleted_costs_blocks_not_the_job),
         TEST(a_drained_worker_stays_so_across_restarts),
         TEST(a_termination_of_any_daemon_loses_no_block),
+        TEST(a_daemon_that_is_terminated_ends_its_block),
+        TEST(without_time_it_goes_back_to_the_last_boundary),
+        TEST(a_house_that_closes_waits_for_the_block),
         TEST(a_second_orchestrator_leaves_before_it_binds_anything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
