@@ -427,15 +427,23 @@ static void on_timer_closed(uv_handle_t *handle)
     f->stopped(f->stopped_arg);
 }
 
-static void on_drained(void *factory)
+static void close_down(struct rh_factory *f)
 {
-    struct rh_factory *f = factory;
     rh_factory_note(f, "factory.stopped", NULL, NULL, NULL);
     rh_factory_turn(f);
     f->closed = true;
     rh_socket_close(f->socket, LINGER_MS);
     f->socket = NULL;
     uv_close((uv_handle_t *)&f->timer, on_timer_closed);
+}
+
+static void on_drained(void *factory)
+{
+    struct rh_factory *f = factory;
+    if (f->gc_first)
+        f->gc_idle = close_down; /* whoever waits for its report gets an answer first */
+    else
+        close_down(f);
 }
 
 void rh_factory_stop(struct rh_factory *f, void (*done)(void *arg), void *arg)

@@ -65,6 +65,8 @@ struct rh_factory {
     struct rh_sched_config config;
     int64_t retain_bytes, grace_s;
     bool gc_due;
+    struct rh_gc_run *gc_first;               /* under way, those that wait behind it */
+    void (*gc_idle)(struct rh_factory *self); /* called once none is; NULL: nobody waits for it */
     int64_t next_gc;
     struct rh_sched *sched;
     struct rh_zmq *zmq;

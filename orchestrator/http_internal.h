@@ -51,6 +51,10 @@ struct rh_http_call {
     enum MHD_Result (*answer)(struct rh_http_call *call);
     char id[RH_HTTP_ID_MAX]; /* the {id} of the path */
     struct rh_strbuf body;
+    /* An answer that comes later: the connection is suspended while it waits for it. */
+    bool asked, waits;
+    struct rh_json *later; /* owned */
+    struct rh_error later_error;
 };
 
 /* libmicrohttpd's callbacks. cls: struct rh_http_server. */
