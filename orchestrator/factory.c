@@ -130,7 +130,10 @@ static enum rh_rc store_all(struct rh_factory *f, struct rh_error *err)
 static bool store(struct rh_factory *f)
 {
     struct rh_error err;
-    if (store_all(f, &err) != RH_OK) {
+    enum rh_rc rc = store_all(f, &err);
+    if ((rc == RH_ERR_NO_SPACE || rc == RH_ERR_IO) && rh_factory_drop_ballast(f))
+        rc = store_all(f, &err);
+    if (rc != RH_OK) {
         if (!f->stuck)
             rh_log(RH_LOG_ERROR, "factory.stuck", "why=\"%s\"", err.message);
         f->fault = err;
@@ -251,6 +254,7 @@ static void on_tick(uv_timer_t *timer)
     int64_t now = rh_factory_now();
     bool away = now - f->last_tick > AWAY_MS;
     f->last_tick = now;
+    rh_factory_keep_ballast(f);
     look_at_disk(f);
     rh_factory_look_after_space(f);
     if (!away)

@@ -82,6 +82,7 @@ struct rh_factory {
     struct rh_pending *pending; /* in order */
     size_t pending_count, pending_capacity;
     bool in_turn;
+    bool without_ballast; /* the file system sets no room aside */
     bool stuck; /* the last transaction failed; `fault` says why */
     struct rh_error fault;
 
@@ -165,6 +166,13 @@ void rh_factory_sweep_trash(struct rh_factory *f);
 
 /* What stays of a finished job: small, and worth reading later. */
 bool rh_factory_is_keepsake(const char *name);
+
+/* -- factory_ballast.c ------------------------------------------------------------------------ */
+
+/* Makes <state>/ballast, where there is room for it: a quarter of the headroom, at most 256 MiB. */
+void rh_factory_keep_ballast(struct rh_factory *f);
+/* Gives its room back; false: it was not there. */
+bool rh_factory_drop_ballast(struct rh_factory *f);
 
 /* -- factory_gc.c ----------------------------------------------------------------------------- */
 

@@ -64,6 +64,9 @@ enum MHD_Result rh_http_on_request(void *cls, struct MHD_Connection *connection,
 void rh_http_on_completed(void *cls, struct MHD_Connection *connection, void **state,
                           enum MHD_RequestTerminationCode how);
 
+/* Lets libmicrohttpd work at the next turn of the loop: on connections that were resumed. */
+void rh_http_pump(struct rh_http_server *server);
+
 /* Answers. body: adopted. */
 enum MHD_Result rh_http_reply_json(struct rh_http_call *call, unsigned status,
                                    struct rh_json *body);

@@ -252,6 +252,7 @@ static void collected(void *arg, const struct rh_json *report, const struct rh_e
         call->later_error = *err;
     call->waits = false;
     MHD_resume_connection(call->connection);
+    rh_http_pump(call->server);
 }
 
 static enum MHD_Result post_gc(struct rh_http_call *call)

@@ -200,6 +200,7 @@ static enum rh_rc serve(const struct arguments *a, struct rh_error *err)
         rc = raise_file_limit(err);
     if (rc == RH_OK) {
         signal(SIGPIPE, SIG_IGN);
+        signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error like any other */
         uv_loop_init(&p.loop);
         rc = start(&p, &options, err);
         uv_run(&p.loop, UV_RUN_DEFAULT);
