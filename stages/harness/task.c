@@ -135,9 +135,11 @@ static int64_t expected_end(struct rh_task *t, int64_t now)
 
 enum rh_rc rh_task_check(struct rh_task *t, struct rh_error *err)
 {
-    if (atomic_load(&t->cancelled))
-        return rh_fail(err, RH_ERR_CANCELLED, "the task was cancelled");
     int64_t leave_by = atomic_load(&t->leave_by);
+    if (atomic_load(&t->cancelled))
+        return rh_fail(err, RH_ERR_CANCELLED, "%s",
+                       leave_by ? "the worker leaves and waits no longer"
+                                : "the task was cancelled");
     if (leave_by != 0 && expected_end(t, rh_clock_ns()) > leave_by)
         return rh_fail(err, RH_ERR_CANCELLED,
                        "the worker leaves, and %s would have taken longer than it waits",
