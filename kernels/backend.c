@@ -70,6 +70,15 @@ enum rh_rc rh_backend_new(const char *name, int threads, struct rh_backend **out
     return RH_OK;
 }
 
+void rh_backend_device_memory(const char *name, size_t *available, size_t *total)
+{
+    const struct rh_backend_kind *kind = NULL;
+    int device = 0;
+    *available = *total = 0;
+    if (choose(name, &kind, &device, NULL) == RH_OK && kind == &rh_backend_cuda)
+        rh_cuda_device_memory(device, available, total);
+}
+
 void rh_backend_free(struct rh_backend *backend)
 {
     if (!backend)

@@ -53,6 +53,9 @@ void rh_backend_release_host(struct rh_backend *backend, void *memory);
 
 /* Bytes of backend memory that can still be had, and in all; both 0 where nobody knows. */
 void rh_backend_memory(struct rh_backend *backend, size_t *available, size_t *total);
+/* The same of what rh_backend_new() would open under that name, without opening it; both 0 also where
+ * the device does not answer. May wait for the driver. From any thread. */
+void rh_backend_device_memory(const char *name, size_t *available, size_t *total);
 
 /* Host to backend memory that no queued op uses; done on return. From any thread. */
 RH_MUST_USE enum rh_rc rh_backend_upload(struct rh_backend *backend, void *to, const void *from,

@@ -64,6 +64,8 @@ extern const struct rh_backend_kind rh_backend_cpu, rh_backend_reference;
 extern const struct rh_backend_kind rh_backend_cuda __attribute__((weak));
 /* 0 when there is no GPU or no driver. */
 int rh_cuda_device_count(void) __attribute__((weak));
+/* Both 0 when the device does not answer. */
+void rh_cuda_device_memory(int device, size_t *available, size_t *total) __attribute__((weak));
 
 /* cpu: scratch of one thread of the pool, at least `bytes`, kept until the next request of the same
  * thread. Grows; never fails (aborts when memory is gone). */

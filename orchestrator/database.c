@@ -12,10 +12,11 @@ const char *const rh_db_statements[RH_DB_STATEMENTS] = {
                 " recipe_digest, token, created, finished) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,0)",
     [RH_DB_SAVE_JOB] = "UPDATE job SET priority=?2, desired=?3, state=?4, reason=?5, finished=?6 WHERE id=?1",
     [RH_DB_SAVE_TASK] = "INSERT INTO task(id, job, op, idx, last, state, epoch, attempts, crashes, next, failure, error,"
-                  " worker, crashed_on) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14) ON CONFLICT(id) DO UPDATE SET"
+                  " worker, crashed_on, device_need) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15) ON CONFLICT(id) DO UPDATE SET"
                   " state=excluded.state, epoch=excluded.epoch, attempts=excluded.attempts,"
                   " crashes=excluded.crashes, next=excluded.next, failure=excluded.failure, error=excluded.error,"
-                  " worker=excluded.worker, last=excluded.last, crashed_on=excluded.crashed_on",
+                  " worker=excluded.worker, last=excluded.last, crashed_on=excluded.crashed_on,"
+                  " device_need=excluded.device_need",
     [RH_DB_ADD_EVENT] = "INSERT INTO event(unix_ns, epoch, job, type, task, op, idx, block, worker, pid, text, data)"
                   " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)",
     [RH_DB_SAVE_WORKER] = "INSERT INTO worker(id, stage, why) VALUES(?1,?2,?3) ON CONFLICT(id) DO UPDATE SET"
@@ -167,6 +168,7 @@ enum rh_rc rh_database_save_task(struct rh_database *db, const struct rh_sched_t
     rh_db_bind(s, 12, task->error);
     rh_db_bind(s, 13, task->worker);
     rh_db_bind(s, 14, task->crashed_on);
+    sqlite3_bind_int64(s, 15, task->device_need);
     return rh_db_run(db, s, err);
 }
 
@@ -298,7 +300,8 @@ static enum rh_rc give_task(sqlite3_stmt *s, rh_task_fn fn, void *arg, struct rh
                               .attempts = sqlite3_column_int(s, 6),
                               .crashes = sqlite3_column_int(s, 7),
                               .next = sqlite3_column_int64(s, 8),
-                              .failure = (enum rh_failure)sqlite3_column_int(s, 9)};
+                              .failure = (enum rh_failure)sqlite3_column_int(s, 9),
+                              .device_need = sqlite3_column_int64(s, 13)};
     if (!rh_op_from_name(rh_db_text(s, 1), &t.op) ||
         !rh_task_state_from_name(rh_db_text(s, 4), &t.state))
         return rh_fail(err, RH_ERR_FORMAT, "task %lld is a %s in the state %s, which is unknown",
@@ -318,7 +321,8 @@ enum rh_rc rh_database_tasks(struct rh_database *db, const char *job, rh_task_fn
     enum rh_rc rc =
         rh_db_prepare(db,
                       "SELECT id, op, idx, last, state, epoch, attempts, crashes, next, "
-                      "failure, error, worker, crashed_on FROM task WHERE job = ?1 ORDER BY id",
+                      "failure, error, worker, crashed_on, device_need FROM task "
+                      "WHERE job = ?1 ORDER BY id",
                       &s, err);
     if (rc == RH_OK)
         rh_db_bind(s, 1, job);

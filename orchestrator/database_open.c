@@ -10,7 +10,7 @@
 /* Opening, creating and bringing up to date. */
 
 #define APPLICATION_ID 0x52484f55 /* "RHOU" */
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 
 /* clang-format off */
 static const char schema[] =
@@ -37,6 +37,7 @@ static const char *const upgrades[SCHEMA_VERSION - 1] = {
     "CREATE TABLE step(key TEXT PRIMARY KEY, job TEXT NOT NULL REFERENCES job(id), op TEXT NOT NULL,"
     " idx INTEGER NOT NULL);"
     "CREATE INDEX step_of_job ON step(job);",
+    "ALTER TABLE task ADD COLUMN device_need INTEGER NOT NULL DEFAULT 0;",
 };
 /* clang-format on */
 

@@ -18,6 +18,7 @@
 /* The loop was away for so long (suspended, stopped): what has arrived meanwhile is heard before
  * anybody is declared dead. */
 #define AWAY_MS      5000
+/* Daemons have so long for short tasks and the last words; beside it the grace for a block. */
 #define DRAIN_MS     20000
 #define LINGER_MS    200
 #define LONGEST_LEAF "/work.sock"
@@ -129,7 +130,10 @@ static enum rh_rc store_all(struct rh_factory *f, struct rh_error *err)
 static bool store(struct rh_factory *f)
 {
     struct rh_error err;
-    if (store_all(f, &err) != RH_OK) {
+    enum rh_rc rc = store_all(f, &err);
+    if ((rc == RH_ERR_NO_SPACE || rc == RH_ERR_IO) && rh_factory_drop_ballast(f))
+        rc = store_all(f, &err);
+    if (rc != RH_OK) {
         if (!f->stuck)
             rh_log(RH_LOG_ERROR, "factory.stuck", "why=\"%s\"", err.message);
         f->fault = err;
@@ -250,6 +254,7 @@ static void on_tick(uv_timer_t *timer)
     int64_t now = rh_factory_now();
     bool away = now - f->last_tick > AWAY_MS;
     f->last_tick = now;
+    rh_factory_keep_ballast(f);
     look_at_disk(f);
     rh_factory_look_after_space(f);
     if (!away)
@@ -371,6 +376,7 @@ static enum rh_rc open_sockets(struct rh_factory *f, const struct rh_factory_opt
                                                      .state_dir = f->state_dir,
                                                      .endpoint = endpoint,
                                                      .log_dir = log_dir,
+                                                     .grace_s = options->grace_s,
                                                      .gone = on_child_gone,
                                                      .arg = f};
         rc = rh_supervisor_new(f->loop, &stages, &f->supervisor, err);
@@ -389,6 +395,7 @@ enum rh_rc rh_factory_new(uv_loop_t *loop, const struct rh_factory_options *opti
     f->exit_when_idle = options->exit_when_idle;
     f->config = options->sched ? *options->sched : rh_sched_defaults;
     f->retain_bytes = options->retain_bytes;
+    f->grace_s = options->grace_s;
     f->sched = rh_sched_new(&f->config);
     f->last_tick = rh_factory_now();
     *out = NULL;
@@ -424,15 +431,23 @@ static void on_timer_closed(uv_handle_t *handle)
     f->stopped(f->stopped_arg);
 }
 
-static void on_drained(void *factory)
+static void close_down(struct rh_factory *f)
 {
-    struct rh_factory *f = factory;
     rh_factory_note(f, "factory.stopped", NULL, NULL, NULL);
     rh_factory_turn(f);
     f->closed = true;
     rh_socket_close(f->socket, LINGER_MS);
     f->socket = NULL;
     uv_close((uv_handle_t *)&f->timer, on_timer_closed);
+}
+
+static void on_drained(void *factory)
+{
+    struct rh_factory *f = factory;
+    if (f->gc_first)
+        f->gc_idle = close_down; /* whoever waits for its report gets an answer first */
+    else
+        close_down(f);
 }
 
 void rh_factory_stop(struct rh_factory *f, void (*done)(void *arg), void *arg)
@@ -445,7 +460,7 @@ void rh_factory_stop(struct rh_factory *f, void (*done)(void *arg), void *arg)
     f->stopped_arg = arg;
     rh_sched_hold(f->sched, true);
     if (f->supervisor)
-        rh_supervisor_stop(f->supervisor, again ? 0 : DRAIN_MS, on_drained, f);
+        rh_supervisor_stop(f->supervisor, again ? 0 : DRAIN_MS + 1000 * f->grace_s, on_drained, f);
     else
         on_drained(f);
 }

@@ -24,6 +24,7 @@ struct rh_factory_options {
     int http_port;                       /* 0: unix socket only; else 127.0.0.1 */
     bool exit_when_idle;                 /* for one-shot runs: leave when no active job is left */
     const struct rh_sched_config *sched; /* copied; NULL: rh_sched_defaults */
+    int64_t grace_s;      /* what spawned daemons may take to end a block when they are to leave */
     int64_t retain_bytes; /* files of finished jobs that are kept for others to reuse */
 };
 
@@ -105,16 +106,18 @@ RH_MUST_USE enum rh_rc rh_factory_timeline(struct rh_factory *factory, const cha
  * Deletes files of finished jobs, oldest first, until no more than retain_bytes (negative: as
  * configured) are kept of them, and those of jobs that failed or were cancelled failed_after_s or
  * more ago (negative: none); retrying one of these starts from nothing then.
- * *out: {"schema":"roundhouse.gc/1","dry_run","freed_bytes","retained_bytes",
+ * The sizes are found out in another thread; `done` is called later, on the loop's thread, with the
+ * report (borrowed), or with why there is none:
+ * {"schema":"roundhouse.gc/1","dry_run","freed_bytes","retained_bytes",
  * "items":[{"job","what":"finished"|"failed","path","bytes"}...]}.
  */
 struct rh_gc_options {
     bool dry_run;
     int64_t retain_bytes, failed_after_s;
 };
-RH_MUST_USE enum rh_rc rh_factory_gc(struct rh_factory *factory,
-                                     const struct rh_gc_options *options, struct rh_json **out,
-                                     struct rh_error *err);
+typedef void (*rh_gc_fn)(void *arg, const struct rh_json *report, const struct rh_error *err);
+void rh_factory_gc(struct rh_factory *factory, const struct rh_gc_options *options, rh_gc_fn done,
+                   void *arg);
 struct rh_json *rh_factory_workers(struct rh_factory *factory);
 /* No new tasks for the worker, or tasks again. why may be NULL. RH_ERR_NOT_FOUND. *out: as
  * rh_factory_workers(). */

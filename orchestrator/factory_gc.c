@@ -18,10 +18,17 @@ struct heap {
     bool finished; /* else failed or cancelled */
 };
 
-struct collection {
+/* Sizes take a walk through directories, which may take seconds: they are found out in a thread of
+ * libuv's pool, and what follows from them is done on the loop again. One walk at a time. */
+struct rh_gc_run {
+    uv_work_t work;
     struct rh_factory *f;
+    struct rh_gc_options options;
+    rh_gc_fn done; /* NULL: nobody wants the report */
+    void *arg;
     struct heap *heaps; /* by end, oldest first */
     size_t count;
+    struct rh_gc_run *next;
 };
 
 /* Bytes that deleting would free: what has another name elsewhere stays. keep: names that stay. */
@@ -50,21 +57,16 @@ static int64_t tree_bytes(const char *path, bool (*keep)(const char *name))
 static enum rh_rc note_job(void *arg, const struct rh_job_row *row, const struct rh_sched_job *job,
                            struct rh_error *err)
 {
-    struct collection *c = arg;
+    struct rh_gc_run *run = arg;
     (void)err;
-    if (job->state < RH_JOB_DONE || rh_sched_find_job(c->f->sched, row->id))
+    if (job->state < RH_JOB_DONE || rh_sched_find_job(run->f->sched, row->id))
         return RH_OK;
     struct heap heap = {.ended_unix_ns = row->finished_unix_ns,
                         .finished = job->state == RH_JOB_DONE};
     memcpy(heap.id, job->id, sizeof heap.id);
-    heap.dir = rh_format("%s/jobs/%s", c->f->state_dir, row->id);
-    heap.bytes = tree_bytes(heap.dir, heap.finished ? rh_factory_is_keepsake : NULL);
-    if (heap.bytes == 0) {
-        rh_free(heap.dir);
-        return RH_OK;
-    }
-    c->heaps = rh_realloc_array(c->heaps, c->count + 1, sizeof *c->heaps);
-    c->heaps[c->count++] = heap;
+    heap.dir = rh_format("%s/jobs/%s", run->f->state_dir, row->id);
+    run->heaps = rh_realloc_array(run->heaps, run->count + 1, sizeof *run->heaps);
+    run->heaps[run->count++] = heap;
     return RH_OK;
 }
 
@@ -73,22 +75,6 @@ static int compare_ends(const void *a, const void *b)
     const struct heap *x = a;
     const struct heap *y = b;
     return x->ended_unix_ns < y->ended_unix_ns ? -1 : x->ended_unix_ns > y->ended_unix_ns;
-}
-
-static enum rh_rc collect(struct rh_factory *f, struct collection *c, struct rh_error *err)
-{
-    c->f = f;
-    enum rh_rc rc = rh_database_jobs(f->db, RH_JOBS_ALL, NULL, note_job, c, err);
-    if (rc == RH_OK && c->count > 0)
-        qsort(c->heaps, c->count, sizeof *c->heaps, compare_ends);
-    return rc;
-}
-
-static void collection_done(struct collection *c)
-{
-    for (size_t i = 0; i < c->count; i++)
-        rh_free(c->heaps[i].dir);
-    rh_free(c->heaps);
 }
 
 /* A failed job without its files starts from nothing when it is retried, so its tasks go too. */
@@ -107,11 +93,11 @@ static enum rh_rc drop(struct rh_factory *f, const struct heap *heap, struct rh_
     return RH_OK;
 }
 
-static int64_t finished_bytes(const struct collection *c)
+static int64_t finished_bytes(const struct rh_gc_run *run)
 {
     int64_t bytes = 0;
-    for (size_t i = 0; i < c->count; i++)
-        bytes += c->heaps[i].finished ? c->heaps[i].bytes : 0;
+    for (size_t i = 0; i < run->count; i++)
+        bytes += run->heaps[i].finished ? run->heaps[i].bytes : 0;
     return bytes;
 }
 
@@ -125,21 +111,22 @@ static void add_item(struct rh_json *items, const struct heap *heap)
     rh_json_append(items, item);
 }
 
-enum rh_rc rh_factory_gc(struct rh_factory *f, const struct rh_gc_options *o, struct rh_json **out,
-                         struct rh_error *err)
+/* On the loop, with the sizes known. A job that was taken up meanwhile keeps its files. */
+static enum rh_rc decide(struct rh_gc_run *run, struct rh_json **out, struct rh_error *err)
 {
-    struct collection c = {0};
+    struct rh_factory *f = run->f;
+    const struct rh_gc_options *o = &run->options;
     struct rh_json *items = rh_json_new_array();
     int64_t freed = 0;
     int64_t retain = o->retain_bytes >= 0 ? o->retain_bytes : f->retain_bytes;
-    enum rh_rc rc = collect(f, &c, err);
-    int64_t kept = finished_bytes(&c);
-    for (size_t i = 0; i < c.count && rc == RH_OK; i++) {
-        const struct heap *heap = &c.heaps[i];
+    int64_t kept = finished_bytes(run);
+    enum rh_rc rc = RH_OK;
+    for (size_t i = 0; i < run->count && rc == RH_OK; i++) {
+        const struct heap *heap = &run->heaps[i];
         double age_s = (double)(rh_clock_unix_ns() - heap->ended_unix_ns) * 1e-9;
         bool goes = heap->finished ? kept > retain
                                    : o->failed_after_s >= 0 && age_s >= (double)o->failed_after_s;
-        if (!goes)
+        if (!goes || heap->bytes == 0 || rh_sched_find_job(f->sched, heap->id))
             continue;
         kept -= heap->finished ? heap->bytes : 0;
         freed += heap->bytes;
@@ -147,7 +134,6 @@ enum rh_rc rh_factory_gc(struct rh_factory *f, const struct rh_gc_options *o, st
         if (!o->dry_run)
             rc = drop(f, heap, err);
     }
-    collection_done(&c);
     if (rc != RH_OK) {
         rh_json_free(items);
         return rc;
@@ -161,14 +147,73 @@ enum rh_rc rh_factory_gc(struct rh_factory *f, const struct rh_gc_options *o, st
     return RH_OK;
 }
 
-static void keep_at_most(struct rh_factory *f, int64_t bytes)
+static void measure(uv_work_t *work)
 {
-    struct rh_error err;
-    struct rh_json *unused = NULL;
-    const struct rh_gc_options options = {.retain_bytes = bytes, .failed_after_s = -1};
-    if (rh_factory_gc(f, &options, &unused, &err) != RH_OK)
-        rh_log(RH_LOG_WARN, "space.uncollected", "why=\"%s\"", err.message);
-    rh_json_free(unused);
+    struct rh_gc_run *run = work->data;
+    for (size_t i = 0; i < run->count; i++) {
+        struct heap *heap = &run->heaps[i];
+        heap->bytes = tree_bytes(heap->dir, heap->finished ? rh_factory_is_keepsake : NULL);
+    }
+}
+
+static void start_run(struct rh_gc_run *run);
+
+/* Reports, whatever has become of it, and lets the next one begin. */
+static void finish(struct rh_gc_run *run, enum rh_rc rc, struct rh_json *report,
+                   const struct rh_error *err)
+{
+    struct rh_factory *f = run->f;
+    f->gc_first = run->next;
+    if (rc != RH_OK && !run->done)
+        rh_log(RH_LOG_WARN, "space.uncollected", "why=\"%s\"", err->message);
+    if (run->done)
+        run->done(run->arg, report, rc == RH_OK ? NULL : err);
+    rh_json_free(report);
+    for (size_t i = 0; i < run->count; i++)
+        rh_free(run->heaps[i].dir);
+    rh_free(run->heaps);
+    rh_free(run);
+    if (f->gc_first)
+        start_run(f->gc_first);
+    else if (f->gc_idle)
+        f->gc_idle(f);
+}
+
+static void measured(uv_work_t *work, int status)
+{
+    struct rh_gc_run *run = work->data;
+    struct rh_json *report = NULL;
+    struct rh_error err = {0};
+    enum rh_rc rc = status == 0 && !run->f->stopping
+                        ? decide(run, &report, &err)
+                        : rh_fail(&err, RH_ERR_CANCELLED, "the factory is shutting down");
+    finish(run, rc, report, &err);
+}
+
+static void start_run(struct rh_gc_run *run)
+{
+    struct rh_error err = {0};
+    enum rh_rc rc = rh_database_jobs(run->f->db, RH_JOBS_ALL, NULL, note_job, run, &err);
+    if (rc == RH_OK && run->count > 0)
+        qsort(run->heaps, run->count, sizeof *run->heaps, compare_ends);
+    run->work.data = run;
+    if (rc == RH_OK && uv_queue_work(run->f->loop, &run->work, measure, measured) != 0)
+        rc = rh_fail(&err, RH_ERR_INTERNAL, "no thread to be had");
+    if (rc != RH_OK)
+        finish(run, rc, NULL, &err);
+}
+
+void rh_factory_gc(struct rh_factory *f, const struct rh_gc_options *options, rh_gc_fn done,
+                   void *arg)
+{
+    struct rh_gc_run *run = rh_alloc(sizeof *run);
+    struct rh_gc_run **end = &f->gc_first;
+    *run = (struct rh_gc_run){.f = f, .options = *options, .done = done, .arg = arg};
+    while (*end)
+        end = &(*end)->next;
+    *end = run;
+    if (f->gc_first == run)
+        start_run(run);
 }
 
 void rh_factory_retain(struct rh_factory *f, const struct rh_sched_job *job)
@@ -191,10 +236,13 @@ void rh_factory_look_after_space(struct rh_factory *f)
     int64_t now = rh_factory_now();
     for (size_t i = 0; i < rh_sched_job_count(f->sched); i++)
         blocked = blocked || rh_sched_job_at(f->sched, i)->state == RH_JOB_BLOCKED;
-    if (f->retain_bytes == 0 || f->stuck || (!f->gc_due && !blocked) || now < f->next_gc)
+    if (f->retain_bytes == 0 || f->stuck || f->stopping || f->gc_first || (!f->gc_due && !blocked) ||
+        now < f->next_gc)
         return;
     f->gc_due = false;
     f->next_gc = now + (blocked ? 10000 : 1000);
     /* What is kept for reuse makes room for what is to be done. */
-    keep_at_most(f, blocked ? 0 : f->retain_bytes);
+    const struct rh_gc_options options = {.retain_bytes = blocked ? 0 : f->retain_bytes,
+                                          .failed_after_s = -1};
+    rh_factory_gc(f, &options, NULL, NULL);
 }

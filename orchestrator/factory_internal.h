@@ -63,8 +63,10 @@ struct rh_factory {
     uint64_t epoch;
     struct rh_database *db;
     struct rh_sched_config config;
-    int64_t retain_bytes;
+    int64_t retain_bytes, grace_s;
     bool gc_due;
+    struct rh_gc_run *gc_first;               /* under way, those that wait behind it */
+    void (*gc_idle)(struct rh_factory *self); /* called once none is; NULL: nobody waits for it */
     int64_t next_gc;
     struct rh_sched *sched;
     struct rh_zmq *zmq;
@@ -80,6 +82,7 @@ struct rh_factory {
     struct rh_pending *pending; /* in order */
     size_t pending_count, pending_capacity;
     bool in_turn;
+    bool without_ballast; /* the file system sets no room aside */
     bool stuck; /* the last transaction failed; `fault` says why */
     struct rh_error fault;
 
@@ -163,6 +166,13 @@ void rh_factory_sweep_trash(struct rh_factory *f);
 
 /* What stays of a finished job: small, and worth reading later. */
 bool rh_factory_is_keepsake(const char *name);
+
+/* -- factory_ballast.c ------------------------------------------------------------------------ */
+
+/* Makes <state>/ballast, where there is room for it: a quarter of the headroom, at most 256 MiB. */
+void rh_factory_keep_ballast(struct rh_factory *f);
+/* Gives its room back; false: it was not there. */
+bool rh_factory_drop_ballast(struct rh_factory *f);
 
 /* -- factory_gc.c ----------------------------------------------------------------------------- */
 

@@ -237,7 +237,8 @@ static void on_beat(struct rh_factory *f, const struct rh_peer_entry *from, cons
         note_unit(f, l->task, from->worker, l->unit);
     }
     rh_sched_beat(f->sched, rh_factory_now(), from->worker, from->incarnation, held, count);
-    rh_sched_device(f->sched, from->worker, bytes_or_zero(b->device_free_bytes));
+    rh_sched_device(f->sched, from->worker, bytes_or_zero(b->device_free_bytes),
+                    b->n_held == 0);
     rh_free(held);
     Rh__BeatAck ack = RH__BEAT_ACK__INIT;
     ack.session = from->session;
@@ -297,6 +298,10 @@ static enum rh_failure failure_of(Rh__Failure failure)
 
 static void on_result(struct rh_factory *f, const struct rh_peer_entry *from, const Rh__Result *r)
 {
+    if (!r->ok && r->device_need_bytes > 0)
+        rh_sched_device_short(f->sched, from->worker, r->task, r->epoch,
+                              bytes_or_zero(r->device_need_bytes),
+                              bytes_or_zero(r->device_room_bytes));
     rh_sched_result(f->sched, rh_factory_now(), from->worker, r->task, r->epoch, r->ok != 0,
                     failure_of(r->failure), r->error, object_or_null(r->meta, "meta of a result"));
 }

@@ -30,6 +30,11 @@ static void on_timer(uv_timer_t *timer)
     pump(timer->data, on_timer);
 }
 
+void rh_http_pump(struct rh_http_server *server)
+{
+    uv_timer_start(&server->timer, on_timer, 0, 0);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     (void)status;

@@ -51,6 +51,10 @@ struct rh_http_call {
     enum MHD_Result (*answer)(struct rh_http_call *call);
     char id[RH_HTTP_ID_MAX]; /* the {id} of the path */
     struct rh_strbuf body;
+    /* An answer that comes later: the connection is suspended while it waits for it. */
+    bool asked, waits;
+    struct rh_json *later; /* owned */
+    struct rh_error later_error;
 };
 
 /* libmicrohttpd's callbacks. cls: struct rh_http_server. */
@@ -59,6 +63,9 @@ enum MHD_Result rh_http_on_request(void *cls, struct MHD_Connection *connection,
                                    size_t *data_size, void **state);
 void rh_http_on_completed(void *cls, struct MHD_Connection *connection, void **state,
                           enum MHD_RequestTerminationCode how);
+
+/* Lets libmicrohttpd work at the next turn of the loop: on connections that were resumed. */
+void rh_http_pump(struct rh_http_server *server);
 
 /* Answers. body: adopted. */
 enum MHD_Result rh_http_reply_json(struct rh_http_call *call, unsigned status,

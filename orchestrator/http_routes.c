@@ -243,19 +243,38 @@ static enum rh_rc gc_options(const struct rh_json *request, struct rh_gc_options
     return rc == RH_OK ? optional_int(request, "failed_after_s", &o->failed_after_s, err) : rc;
 }
 
+/* The request is asked for its answer again once it is there. */
+static void collected(void *arg, const struct rh_json *report, const struct rh_error *err)
+{
+    struct rh_http_call *call = arg;
+    call->later = report ? rh_json_copy(report) : NULL;
+    if (err)
+        call->later_error = *err;
+    call->waits = false;
+    MHD_resume_connection(call->connection);
+    rh_http_pump(call->server);
+}
+
 static enum MHD_Result post_gc(struct rh_http_call *call)
 {
     struct rh_error err = {0};
     struct rh_gc_options options;
     struct rh_json *request = NULL;
-    struct rh_json *body = NULL;
+    if (call->asked) {
+        struct rh_json *body = call->later;
+        call->later = NULL;
+        return answer(call, MHD_HTTP_OK, call->later_error.rc, body, &call->later_error);
+    }
     enum rh_rc rc = parse_body(call, &request, &err);
     if (rc == RH_OK)
         rc = gc_options(request, &options, &err);
-    if (rc == RH_OK)
-        rc = rh_factory_gc(call->api->factory, &options, &body, &err);
     rh_json_free(request);
-    return answer(call, MHD_HTTP_OK, rc, body, &err);
+    if (rc != RH_OK)
+        return answer(call, MHD_HTTP_OK, rc, NULL, &err);
+    call->asked = call->waits = true;
+    MHD_suspend_connection(call->connection);
+    rh_factory_gc(call->api->factory, &options, collected, call);
+    return MHD_YES;
 }
 
 static enum MHD_Result get_workers(struct rh_http_call *call)
@@ -384,6 +403,8 @@ static enum MHD_Result begin(struct rh_http_call *call, const char *path, const 
 
 static void call_free(struct rh_http_call *call)
 {
+    RH_ASSERT(!call->waits);
+    rh_json_free(call->later);
     rh_strbuf_done(&call->body);
     rh_free(call);
 }

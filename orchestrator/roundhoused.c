@@ -19,8 +19,12 @@
 #define FILES_WANTED 65536
 #define FILES_NEEDED 512
 
+#define GRACE_S     90
+#define GRACE_S_MAX 86400
+
 struct arguments {
-    const char *state, *run, *http, *spawn, *exit_when_idle, *headroom, *retain, *version, *help;
+    const char *state, *run, *http, *spawn, *exit_when_idle, *headroom, *retain, *grace,
+        *version, *help;
     const char *limits[RH_STAGE_COUNT];
     int limit_count;
 };
@@ -139,9 +143,15 @@ static enum rh_rc read_arguments(const struct arguments *a, struct rh_factory_op
     options->run_dir = a->run;
     options->spawn = a->spawn != NULL;
     options->exit_when_idle = a->exit_when_idle != NULL;
+    options->grace_s = GRACE_S;
+    char *end = NULL;
+    if (a->grace)
+        options->grace_s = strtol(a->grace, &end, 10);
+    if (a->grace && (end == a->grace || *end || options->grace_s < 0 || options->grace_s > GRACE_S_MAX))
+        return rh_fail(err, RH_ERR_ARGUMENT, "--grace %.40s: 0 to %d seconds are possible", a->grace,
+                       GRACE_S_MAX);
     if (!a->http)
         return RH_OK;
-    char *end = NULL;
     long port = strtol(a->http, &end, 10);
     if (end == a->http || *end || port < 1 || port > 65535)
         return rh_fail(err, RH_ERR_ARGUMENT, "--http %s: a port from 1 to 65535 is needed",
@@ -190,6 +200,7 @@ static enum rh_rc serve(const struct arguments *a, struct rh_error *err)
         rc = raise_file_limit(err);
     if (rc == RH_OK) {
         signal(SIGPIPE, SIG_IGN);
+        signal(SIGXFSZ, SIG_IGN); /* a limit on files is an error like any other */
         uv_loop_init(&p.loop);
         rc = start(&p, &options, err);
         uv_run(&p.loop, UV_RUN_DEFAULT);
@@ -240,6 +251,10 @@ int main(int argc, char **argv)
          .argument = "SIZE",
          .value = &a.retain,
          .help = "keep so much of finished jobs for later ones to reuse (default 0)"},
+        {.name = "grace",
+         .argument = "SECONDS",
+         .value = &a.grace,
+         .help = "SIGTERM: time for --spawn's daemons to end the block that is tuned (default 90)"},
         {.name = "exit-when-idle",
          .value = &a.exit_when_idle,
          .help = "leave when there was a job and none is active any more"},

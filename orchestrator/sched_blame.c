@@ -16,11 +16,13 @@ bool rh_sched_usable(const struct rh_sched_worker *worker)
     return worker->connected && !worker->leaving && !worker->drained;
 }
 
-static bool has_substitute(const struct rh_sched *s, const struct rh_sched_worker *worker)
+static bool has_substitute(const struct rh_sched *s, const struct rh_sched_task *task,
+                           const struct rh_sched_worker *worker)
 {
     for (size_t i = 0; i < s->worker_count; i++) {
         const struct rh_sched_worker *w = s->workers[i];
-        if (w != worker && w->stage == worker->stage && rh_sched_usable(w))
+        if (w != worker && w->stage == worker->stage && rh_sched_usable(w) &&
+            rh_sched_fits_device(task, w))
             return true;
     }
     return false;
@@ -29,7 +31,7 @@ static bool has_substitute(const struct rh_sched *s, const struct rh_sched_worke
 bool rh_sched_avoids(const struct rh_sched *s, const struct rh_sched_task *task,
                      const struct rh_sched_worker *worker)
 {
-    return strcmp(task->crashed_on, worker->id) == 0 && has_substitute(s, worker);
+    return strcmp(task->crashed_on, worker->id) == 0 && has_substitute(s, task, worker);
 }
 
 static struct rh_sched_blame *note_blame(struct rh_sched_worker *w, int64_t now, int64_t task)
@@ -99,7 +101,7 @@ void rh_sched_crashed(struct rh_sched *s, int64_t now, struct rh_sched_task *tas
     struct rh_sched_worker *w = rh_sched_worker(s, task->worker);
     struct rh_sched_blame *blame = w ? note_blame(w, now, task->id) : NULL;
     int others = w ? other_tasks(s, w, now, task->id, false) : 0;
-    if (others > 0 && has_substitute(s, w)) {
+    if (others > 0 && has_substitute(s, task, w)) {
         if (!w->drained)
             drain_suspect(s, w, others);
     } else {

@@ -5,6 +5,8 @@
 
 /* How the reason of a job begins that waits for disk space. */
 #define RH_NO_ROOM "no room on the disk"
+/* And of one that waits for a device. */
+#define RH_NO_DEVICE "tune needs "
 
 /* Shared by the scheduler's own files only. */
 struct rh_sched {
@@ -58,6 +60,12 @@ void rh_sched_reserve(struct rh_sched *s, int64_t now);
 bool rh_sched_short_of_space(const struct rh_sched *s, enum rh_stage_id stage);
 /* Why a job is parked, with the figures; owned by caller. */
 char *rh_sched_shortage(const struct rh_sched *s, const struct rh_sched_job *job, const char *why);
+
+/* sched_device.c. fits: may the worker have the task? lack: why the job must wait for another device,
+ * owned by the caller; NULL: it need not. wait_for: parks a job that must, and says so. */
+bool rh_sched_fits_device(const struct rh_sched_task *task, const struct rh_sched_worker *worker);
+char *rh_sched_device_lack(const struct rh_sched *s, const struct rh_sched_job *job);
+bool rh_sched_wait_for_device(struct rh_sched *s, struct rh_sched_job *job);
 
 /* sched_blame.c. A lease ended with its worker: whose fault is it? */
 void rh_sched_crashed(struct rh_sched *s, int64_t now, struct rh_sched_task *task, const char *why);

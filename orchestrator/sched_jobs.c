@@ -85,7 +85,7 @@ bool rh_sched_ready(const struct rh_sched_task *task, int64_t now)
     const struct rh_sched_job *job = task->job;
     return task->state == RH_TASK_WAITING && task->not_before <= now && task->commits == 0 &&
            job->state == RH_JOB_RUNNING && job->desired == RH_DESIRED_RUN && !job->failing &&
-           (job->reserved || task->op == RH_OP_PLAN) && needs_met(task);
+           (job->reserved || task->op == RH_OP_PLAN) && !job->lacks_device && needs_met(task);
 }
 
 /* -- Jobs ------------------------------------------------------------------------------------- */
@@ -250,7 +250,8 @@ static struct rh_sched_worker *worker_for(const struct rh_sched *s, int64_t now,
 {
     for (size_t i = 0; i < s->worker_count; i++) {
         struct rh_sched_worker *w = s->workers[i];
-        if (is_free(s, now, rh_op_stage(task->op), w) && !rh_sched_avoids(s, task, w))
+        if (is_free(s, now, rh_op_stage(task->op), w) && rh_sched_fits_device(task, w) &&
+            !rh_sched_avoids(s, task, w))
             return w;
     }
     return NULL;

@@ -104,12 +104,14 @@ void rh_sched_failed(struct rh_sched *s, int64_t now, struct rh_sched_task *task
         rh_free(reason);
     } else {
         bool asked = task->revoke_at != 0;
+        /* Its device is too small: it waits for another one, not for room on the disk. */
+        bool elsewhere = task->holder && !rh_sched_fits_device(task, task->holder);
         int64_t wait = failure == RH_FAILURE_TRANSIENT ? rh_sched_back_off(s, task->attempts)
                                                        : s->config.retry_ms;
         task->not_before = asked ? now : now + wait;
         rh_sched_release(s, task, failure == RH_FAILURE_CANCELLED ? "task.stopped" : "task.retry",
                          why);
-        if (failure == RH_FAILURE_RESOURCE)
+        if (failure == RH_FAILURE_RESOURCE && !elsewhere)
             block_job(s, now, job, why);
         rh_sched_settle(s, now, job);
     }

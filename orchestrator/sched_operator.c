@@ -51,6 +51,11 @@ enum rh_rc rh_sched_set_desired(struct rh_sched *s, int64_t now, struct rh_sched
             continue;
         make_ready(s, task);
     }
+    struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
+    if (desired == RH_DESIRED_RUN && job->lacks_device && tune) {
+        tune->device_need = 0; /* somebody knows better */
+        rh_sched_save_task(s, tune);
+    }
     job->failing = job->failing && !restart;
     if ((restart && job->state != RH_JOB_HELD) ||
         (desired == RH_DESIRED_RUN && job->state == RH_JOB_BLOCKED))

@@ -98,7 +98,8 @@ static bool fits(const struct rh_sched *s, const struct rh_sched_job *job)
 /* What is parked says why, with the figures of now; nothing is stored for a change of figures. */
 static void refresh_reason(const struct rh_sched *s, struct rh_sched_job *job)
 {
-    if (!job->reason || strncmp(job->reason, RH_NO_ROOM, sizeof RH_NO_ROOM - 1) != 0)
+    bool device = job->reason && strncmp(job->reason, RH_NO_DEVICE, sizeof RH_NO_DEVICE - 1) == 0;
+    if (!device && (!job->reason || strncmp(job->reason, RH_NO_ROOM, sizeof RH_NO_ROOM - 1) != 0))
         return;
     char *reason = rh_sched_shortage(s, job, RH_NO_ROOM);
     rh_free(job->reason);
@@ -128,7 +129,9 @@ static void reserve(struct rh_sched *s, int64_t now, struct rh_sched_job *job)
     }
     if (!job->graph)
         wait_without_plan(s, job);
-    if (!job->graph || job->reserved || (waits && now < job->blocked_until))
+    if (!job->graph || rh_sched_wait_for_device(s, job))
+        return;
+    if (job->reserved || (waits && now < job->blocked_until))
         return;
     job->reserved = fits(s, job);
     if (job->reserved)

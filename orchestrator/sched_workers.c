@@ -33,7 +33,8 @@ static struct rh_sched_worker *register_worker(struct rh_sched *s, const struct 
         w->leaving = false;
         w->busy_until = 0;
     }
-    w->device_bytes = w->device_free = h->device_bytes;
+    if (w->incarnation != h->incarnation || w->device_bytes != h->device_bytes)
+        w->device_bytes = w->device_free = w->device_room = h->device_bytes;
     w->incarnation = h->incarnation;
     w->stage = h->stage;
     w->slots = h->slots;
@@ -128,13 +129,6 @@ void rh_sched_leaving(struct rh_sched *s, const char *worker)
     struct rh_sched_worker *w = rh_sched_worker(s, worker);
     if (w)
         w->leaving = true;
-}
-
-void rh_sched_device(struct rh_sched *s, const char *worker, int64_t device_free)
-{
-    struct rh_sched_worker *w = rh_sched_worker(s, worker);
-    if (w)
-        w->device_free = device_free;
 }
 
 void rh_sched_load_worker(struct rh_sched *s, const char *id, enum rh_stage_id stage,

@@ -319,6 +319,7 @@ void rh_sched_load_task(struct rh_sched *s, struct rh_sched_job *job,
     task->crashes = row->crashes;
     memcpy(task->crashed_on, row->crashed_on, sizeof task->crashed_on);
     task->next = row->next;
+    task->device_need = row->device_need;
     task->expect = row->next;
     task->started_block = row->next - 1;
     task->failure = row->failure;

@@ -77,6 +77,7 @@ struct rh_sched_task {
     int crashes;  /* of those, how many took the worker down */
     char crashed_on[RH_WORKER_ID_SIZE]; /* the last worker that it took down */
     int64_t next;                       /* tune: first block that is not committed */
+    int64_t device_need; /* tune: bytes that its device must have free; 0: not known */
     enum rh_failure failure;
     char *error; /* last failure, NULL for none */
     char worker[RH_WORKER_ID_SIZE];
@@ -125,6 +126,7 @@ struct rh_sched_job {
     int64_t blocked_until;
     bool reserved; /* the bytes it will still write are set aside */
     bool failing;  /* winding down towards FAILED */
+    bool lacks_device; /* no worker has the memory that tuning needs */
     void *user;    /* the caller's */
 };
 
@@ -179,6 +181,7 @@ struct rh_sched_worker {
     int64_t last_seen;
     int64_t busy_until;                /* would not take a task: nothing new before */
     int64_t device_bytes, device_free; /* 0: not said */
+    int64_t device_room;               /* what was free when it last held no task */
     int load;                          /* leases, as counted by the last dispatch */
     struct rh_sched_blame {
         int64_t task, at; /* task 0: none */
@@ -314,8 +317,13 @@ void rh_sched_checkpoint(struct rh_sched *s, int64_t now, const char *worker, in
 void rh_sched_result(struct rh_sched *s, int64_t now, const char *worker, int64_t task,
                      int64_t epoch, bool ok, enum rh_failure failure, const char *error,
                      const char *meta);
-/* Bytes free on the worker's device. */
-void rh_sched_device(struct rh_sched *s, const char *worker, int64_t device_free);
+/* Bytes free on the worker's device; idle: while the worker holds no task, so that all of them are
+ * there for the next one. */
+void rh_sched_device(struct rh_sched *s, const char *worker, int64_t device_free, bool idle);
+/* Told before rh_sched_result(): the task failed because its device would have to have `need` bytes
+ * free and had `room`. It goes to a worker with that much; without one the job is parked. */
+void rh_sched_device_short(struct rh_sched *s, const char *worker, int64_t task, int64_t epoch,
+                           int64_t need, int64_t room);
 /* The process is gone: its leases end now. blame: it died of its own accord. */
 void rh_sched_worker_gone(struct rh_sched *s, int64_t now, const char *worker, bool blame,
                           const char *why);

@@ -122,9 +122,11 @@ static void start(struct child *c)
     int log_fd = open(c->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     char connect[] = "--connect", state[] = "--state", worker[] = "--worker";
     char follow[] = "--exit-with-parent", parent[24];
+    char wait[] = "--grace", grace[24];
     snprintf(parent, sizeof parent, "%ld", (long)getpid());
-    char *arguments[] = {c->program, connect,   s->endpoint, state,  s->state_dir,
-                         worker,     c->worker, follow,      parent, NULL};
+    snprintf(grace, sizeof grace, "%lld", (long long)s->options.grace_s);
+    char *arguments[] = {c->program, connect, s->endpoint, state,  s->state_dir, worker, c->worker,
+                         wait,       grace,   follow,      parent, NULL};
     uv_stdio_container_t stdio[3] = {
         {.flags = UV_IGNORE},
         {.flags = log_fd < 0 ? UV_IGNORE : UV_INHERIT_FD, .data.fd = log_fd},

@@ -18,6 +18,7 @@ struct rh_supervisor_options {
     const char *state_dir; /* absolute */
     const char *endpoint;  /* of the work socket */
     const char *log_dir;   /* <stage>.log, appended; must exist */
+    int64_t grace_s;       /* what a daemon may take to end a block when it is to leave */
     /* A child ended; at once. died: by a signal or with an exit code other than 0, unasked. */
     void (*gone)(void *arg, const char *worker, bool died, const char *why);
     void *arg;

@@ -101,6 +101,15 @@ int rh_cuda_device_count(void)
     return count;
 }
 
+void rh_cuda_device_memory(int device, size_t *available, size_t *total)
+{
+    if (device < rh_cuda_device_count() && cudaSetDevice(device) == cudaSuccess &&
+        cudaMemGetInfo(available, total) == cudaSuccess)
+        return;
+    cudaGetLastError();
+    *available = *total = 0;
+}
+
 static enum rh_rc start_device(struct rh_backend *b, struct rh_error *err)
 {
     struct rh_cuda *c = b->cuda;

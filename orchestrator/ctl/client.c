@@ -5,6 +5,7 @@
 #include "base/strbuf.h"
 #include "ctl/client.h"
 
+#define EVENTS_PAGE    1000 /* as many as the API gives at once */
 #define ANSWER_MAX     ((size_t)64 << 20)
 #define CONNECT_MS     5000L
 #define ANSWER_MS      60000L
@@ -208,4 +209,37 @@ void rh_client_stream_close(struct rh_client *client)
     curl_slist_free_all(client->stream_headers);
     client->stream = NULL;
     client->stream_headers = NULL;
+}
+
+enum rh_rc rh_client_events(struct rh_client *client, const char *job, struct rh_json **out,
+                            struct rh_error *err)
+{
+    struct rh_json *whole = NULL;
+    int64_t last = 0;
+    size_t count = EVENTS_PAGE;
+    while (count == EVENTS_PAGE) {
+        struct rh_json *page = NULL;
+        char *path =
+            rh_format("/v1/jobs/%s/events?after=%lld&limit=%d", job, (long long)last, EVENTS_PAGE);
+        enum rh_rc rc = rh_client_call(client, "GET", path, NULL, &page, err);
+        rh_free(path);
+        if (rc != RH_OK) {
+            rh_json_free(whole);
+            return rc;
+        }
+        (void)rh_json_int(rh_json_get(page, "last"), &last);
+        count = rh_json_count(rh_json_get(page, "events"));
+        if (!whole) {
+            whole = page;
+            continue;
+        }
+        struct rh_json *events = rh_json_get_mutable(whole, "events");
+        for (const struct rh_json *e = rh_json_first(rh_json_get(page, "events")); e;
+             e = rh_json_next(e))
+            rh_json_append(events, rh_json_copy(e));
+        rh_json_set_int(whole, "last", last);
+        rh_json_free(page);
+    }
+    *out = whole;
+    return RH_OK;
 }

@@ -23,6 +23,10 @@ RH_MUST_USE enum rh_rc rh_client_call(struct rh_client *client, const char *meth
                                       const char *path, const struct rh_json *body,
                                       struct rh_json **out, struct rh_error *err);
 
+/* All pages of a job's event log in one document, owned by the caller. */
+RH_MUST_USE enum rh_rc rh_client_events(struct rh_client *client, const char *job,
+                                        struct rh_json **out, struct rh_error *err);
+
 /* Begins to read a stream of events into sse, after sse->id when it has one. */
 void rh_client_stream(struct rh_client *client, const char *path, struct rh_sse *sse);
 /* Waits at most wait_ms and hands over what came. False: the stream has ended or never began. */

@@ -20,30 +20,44 @@ struct export
     char *id;
 };
 
+/* json: adopted. */
+static enum rh_rc add_json(struct export *e, struct rh_json *json, const char *name,
+                           struct rh_error *err)
+{
+    char *text = rh_json_text(json, true);
+    enum rh_rc rc = rh_bundle_add(e->bundle, name, text, strlen(text), err);
+    rh_free(text);
+    rh_json_free(json);
+    return rc;
+}
+
 static enum rh_rc add_answer(struct export *e, const char *path, const char *name,
                              struct rh_error *err)
 {
     struct rh_json *answer = NULL;
     enum rh_rc rc = rh_client_call(e->connection.client, "GET", path, NULL, &answer, err);
-    if (rc != RH_OK)
-        return rc;
-    char *text = rh_json_text(answer, true);
-    rc = rh_bundle_add(e->bundle, name, text, strlen(text), err);
-    rh_free(text);
-    rh_json_free(answer);
-    return rc;
+    return rc == RH_OK ? add_json(e, answer, name, err) : rc;
+}
+
+static enum rh_rc add_events(struct export *e, struct rh_error *err)
+{
+    struct rh_json *events = NULL;
+    enum rh_rc rc = rh_client_events(e->connection.client, e->id, &events, err);
+    return rc == RH_OK ? add_json(e, events, "events.json", err) : rc;
 }
 
 static enum rh_rc add_answers(struct export *e, struct rh_error *err)
 {
-    static const char *const parts[] = {"", "/tasks", "/recipe", "/events?limit=1000"};
-    static const char *const names[] = {"job.json", "tasks.json", "recipe.json", "events.json"};
+    static const char *const parts[] = {"", "/tasks", "/recipe"};
+    static const char *const names[] = {"job.json", "tasks.json", "recipe.json"};
     enum rh_rc rc = add_answer(e, "/v1/workers", "workers.json", err);
-    for (int i = 0; i < 4 && rc == RH_OK; i++) {
+    for (int i = 0; i < 3 && rc == RH_OK; i++) {
         char *path = rh_format("/v1/jobs/%s%s", e->id, parts[i]);
         rc = add_answer(e, path, names[i], err);
         rh_free(path);
     }
+    if (rc == RH_OK)
+        rc = add_events(e, err);
     char *timeline = rh_format("/v1/timeline?jobs=%s", e->id);
     if (rc == RH_OK)
         rc = add_answer(e, timeline, "timeline.json", err);

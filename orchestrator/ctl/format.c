@@ -118,6 +118,16 @@ void rh_format_jobs(struct rh_strbuf *out, const struct rh_json *jobs)
         cell_text(&t, strncmp(output, "dir:", 4) == 0 ? output + 4 : output);
     }
     print_table(out, &t);
+    for (const struct rh_json *job = rh_json_first(rh_json_get(jobs, "jobs")); job;
+         job = rh_json_next(job)) {
+        const char *reason = string_of(job, "reason");
+        if (!*reason || strcmp(string_of(job, "state"), "running") == 0)
+            continue;
+        rh_format_clean(out, string_of(job, "id"));
+        rh_strbuf_puts(out, ": ");
+        rh_format_clean(out, reason);
+        rh_strbuf_puts(out, "\n");
+    }
 }
 
 void rh_format_loss(struct rh_strbuf *out, const struct rh_json *init, const struct rh_json *best)

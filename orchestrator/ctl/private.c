@@ -18,7 +18,7 @@
 #define STOP_NS      INT64_C(60000000000)
 #define STEP_NS      20000000L
 #define LOG_MAX      ((uint64_t)64 << 20)
-#define LAST_ARG_MAX 8
+#define LAST_ARG_MAX 9
 
 static void nap(void)
 {
@@ -47,7 +47,9 @@ static enum rh_rc launch(struct rh_private *p, struct rh_error *err)
     char *dir = rh_program_dir();
     char *program = rh_fs_join(dir, "roundhoused");
     char name[] = "roundhoused", state[] = "--state", run[] = "--run", spawn[] = "--spawn";
-    char *arguments[LAST_ARG_MAX] = {name, state, p->state, run, p->run, p->spawn ? spawn : NULL};
+    char grace[] = "--grace", none[] = "0"; /* somebody sits before it and wants it to end */
+    char *arguments[LAST_ARG_MAX] = {name,   state, p->state, run,
+                                     p->run, grace, none,     p->spawn ? spawn : NULL};
     enum rh_rc rc = RH_OK;
     int log_fd = -1;
     if (access(program, X_OK) != 0) {

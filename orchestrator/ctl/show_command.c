@@ -4,51 +4,15 @@
 #include "ctl/format.h"
 #include "ctl/job_path.h"
 
-#define PAGE 1000
-
 struct view {
     const char *state, *run_dir, *tasks, *events, *recipe, *json;
 };
-
-/* All pages of the event log in one document. */
-static enum rh_rc fetch_events(struct rh_client *client, const char *job, struct rh_json **out,
-                               struct rh_error *err)
-{
-    struct rh_json *whole = NULL;
-    int64_t last = 0;
-    size_t count = PAGE;
-    while (count == PAGE) {
-        struct rh_json *page = NULL;
-        char *path =
-            rh_format("/v1/jobs/%s/events?after=%lld&limit=%d", job, (long long)last, PAGE);
-        enum rh_rc rc = rh_client_call(client, "GET", path, NULL, &page, err);
-        rh_free(path);
-        if (rc != RH_OK) {
-            rh_json_free(whole);
-            return rc;
-        }
-        (void)rh_json_int(rh_json_get(page, "last"), &last);
-        count = rh_json_count(rh_json_get(page, "events"));
-        if (!whole) {
-            whole = page;
-            continue;
-        }
-        struct rh_json *events = rh_json_get_mutable(whole, "events");
-        for (const struct rh_json *e = rh_json_first(rh_json_get(page, "events")); e;
-             e = rh_json_next(e))
-            rh_json_append(events, rh_json_copy(e));
-        rh_json_set_int(whole, "last", last);
-        rh_json_free(page);
-    }
-    *out = whole;
-    return RH_OK;
-}
 
 static enum rh_rc fetch(const struct view *v, struct rh_client *client, const char *job,
                         struct rh_json **out, struct rh_error *err)
 {
     if (v->events)
-        return fetch_events(client, job, out, err);
+        return rh_client_events(client, job, out, err);
     char *path = rh_format("/v1/jobs/%s%s", job, v->tasks ? "/tasks" : v->recipe ? "/recipe" : "");
     enum rh_rc rc = rh_client_call(client, "GET", path, NULL, out, err);
     rh_free(path);

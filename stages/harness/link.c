@@ -19,7 +19,8 @@
 #define SILENT_BEATS 3
 /* Beats out of turn are no denser than this. */
 #define URGENT_MS 200
-/* A drain waits so long for short tasks, and so long for the last acknowledgements. */
+/* A drain waits so long for short tasks, and so long for the last acknowledgements; for the part that a
+ * session is at it waits options.grace_ms. */
 #define DRAIN_MS 15000
 #define ACK_MS   3000
 /* As sysexits.h has it: try again. */
@@ -205,17 +206,28 @@ void rh_link_fail(struct rh_link *link, const struct rh_error *why)
         atomic_store(&t->cancelled, true);
 }
 
+static bool is_session(struct rh_task *t)
+{
+    pthread_mutex_lock(&t->lock);
+    bool session = t->session || t->last > t->index;
+    pthread_mutex_unlock(&t->lock);
+    return session;
+}
+
 /* While draining: short tasks may end, then nothing is left to wait for. */
 static void look_after_drain(struct rh_link *link, int64_t now)
 {
     if (!link->draining || link->stopping)
         return;
-    if (now - link->draining_since > DRAIN_MS) {
-        for (struct rh_task *t = link->tasks; t; t = t->next)
+    for (struct rh_task *t = link->tasks; t; t = t->next) {
+        if (now - link->draining_since > (is_session(t) ? link->grace_ms : DRAIN_MS))
             atomic_store(&t->cancelled, true);
     }
-    bool unheard = link->tasks != NULL && now - link->draining_since < DRAIN_MS + ACK_MS;
-    if (rh_link_running(link) == 0 && (!unheard || !link->welcomed))
+    size_t running = rh_link_running(link);
+    if (running > 0 && link->heard_by < now + ACK_MS)
+        link->heard_by = now + ACK_MS;
+    bool unheard = link->tasks != NULL && now < link->heard_by;
+    if (running == 0 && (!unheard || !link->welcomed))
         stop_loop(link);
 }
 
@@ -277,19 +289,20 @@ void rh_link_drain(struct rh_link *link)
         return;
     link->draining = true;
     link->draining_since = rh_link_now();
-    /* A session stops at its last checkpoint; everything else is short. */
+    link->heard_by = link->draining_since + DRAIN_MS + ACK_MS;
+    /* Whoever would take the result is gone, and a successor wants the device. */
+    bool orphan = link->options.parent != 0 && getppid() != link->options.parent;
+    link->grace_ms = orphan ? 0 : link->options.grace_ms;
+    /* A session ends at its next checkpoint, or at its last one; everything else is short. */
     for (struct rh_task *t = link->tasks; t; t = t->next) {
-        pthread_mutex_lock(&t->lock);
-        bool session = t->session || t->last > t->index;
-        pthread_mutex_unlock(&t->lock);
-        if (session)
-            atomic_store(&t->cancelled, true);
+        if (is_session(t))
+            rh_task_leave(t, link->grace_ms);
     }
     if (!link->welcomed)
         return;
     Rh__Drain drain = RH__DRAIN__INIT;
     drain.session = link->session;
-    drain.deadline_ms = DRAIN_MS;
+    drain.deadline_ms = (uint32_t)(link->grace_ms > DRAIN_MS ? link->grace_ms : DRAIN_MS);
     rh_link_send(link, RH_KIND_DRAIN, &drain.base);
     rh_link_ready(link);
 }

@@ -23,6 +23,8 @@ struct rh_link {
     uint64_t session, orch_epoch;
     char *factory;
     int64_t beat_ms, beat_at, hello_at, draining_since;
+    int64_t grace_ms; /* of the drain */
+    int64_t heard_by; /* draining: acknowledgements are waited for until then */
     int beats_unanswered;
     struct rh_error failure;
 };

@@ -77,6 +77,8 @@ static void send_result(struct rh_link *link, struct rh_task *t, int64_t now)
         m.failure = (Rh__Failure)t->err.failure;
         m.error_name = (char *)(uintptr_t)rh_rc_name(t->rc);
         m.error = t->err.message;
+        m.device_need_bytes = t->device_need;
+        m.device_room_bytes = t->device_room;
     }
     m.meta = fitting(meta, t);
     m.wall_s = (double)(now - t->started_at) / 1000.0;

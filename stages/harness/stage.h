@@ -65,8 +65,12 @@ const char *rh_task_job_dir(const struct rh_task *task);
 /* Returns when the artifact is committed; RH_ERR_CANCELLED when the task is cancelled meanwhile. */
 RH_MUST_USE enum rh_rc rh_task_wait_artifact(struct rh_task *task, const char *op, int64_t index,
                                              struct rh_error *err);
-/* RH_ERR_CANCELLED once the task was revoked; call it in every long loop. */
+/* RH_ERR_CANCELLED once the task was revoked, or the worker leaves and the phase at hand is not
+ * expected to end in time; call it in every long loop. */
 RH_MUST_USE enum rh_rc rh_task_check(struct rh_task *task, struct rh_error *err);
+/* Session operations, before each of their parts: RH_ERR_CANCELLED also when the worker leaves. A part
+ * is a phase of its own in rh_task_progress(), whose pace tells how long it will take. */
+RH_MUST_USE enum rh_rc rh_task_next_part(struct rh_task *task, struct rh_error *err);
 
 /* Progress; also proves that the compute thread lives. `phase`: short text for people ("block 3").
  * done and total in the operation's own unit ("bytes", "iterations"). */
@@ -86,6 +90,10 @@ RH_MUST_USE enum rh_rc rh_task_checkpoint(struct rh_task *task, const char *name
                                           struct rh_json *metrics, struct rh_error *err);
 int64_t rh_task_first_index(const struct rh_task *task);
 int64_t rh_task_last_index(const struct rh_task *task); /* inclusive */
+/* The operation is about to fail because its device has too little memory: `need` bytes would have to
+ * be free before it starts (as device_memory says it), and `room` were. No device with less gets the
+ * task again. */
+void rh_task_device_short(struct rh_task *task, uint64_t need, uint64_t room);
 /* Facts for the event log and for MANIFEST.json ("meta"); adopted. */
 void rh_task_set_meta(struct rh_task *task, struct rh_json *meta);
 

@@ -13,9 +13,10 @@
 
 #define WORKER_MAX  63
 #define OPTIONS_MAX 16
+#define GRACE_S     90
 
 struct arguments {
-    const char *connect, *state, *worker, *slots, *exit_with_parent, *version, *help;
+    const char *connect, *state, *worker, *slots, *grace, *exit_with_parent, *version, *help;
 };
 
 static enum rh_rc parse(int argc, char **argv, const struct rh_option *options,
@@ -38,7 +39,7 @@ static void print_help(const struct rh_stage *stage, const struct rh_option *opt
 
 /* An embedded daemon must not outlive the orchestrator that started it, which may have died before
  * this line already: only its number tells. */
-static enum rh_rc follow_parent(const char *parent, struct rh_error *err)
+static enum rh_rc follow_parent(const char *parent, pid_t *out, struct rh_error *err)
 {
     char *end = NULL;
     long pid = strtol(parent, &end, 10);
@@ -48,10 +49,25 @@ static enum rh_rc follow_parent(const char *parent, struct rh_error *err)
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != (pid_t)pid)
         return rh_fail(err, RH_ERR_CANCELLED, "process %ld, which started this one, is gone", pid);
+    *out = (pid_t)pid;
     return RH_OK;
 }
 
-static enum rh_rc check(const struct arguments *a, int *slots, struct rh_error *err)
+static enum rh_rc read_number(const char *option, const char *text, int min, int max, int *out,
+                              struct rh_error *err)
+{
+    char *end = NULL;
+    if (!text)
+        return RH_OK;
+    long n = strtol(text, &end, 10);
+    if (end == text || *end || n < min || n > max)
+        return rh_fail(err, RH_ERR_ARGUMENT, "--%s %.40s: %d to %d are possible", option, text, min,
+                       max);
+    *out = (int)n;
+    return RH_OK;
+}
+
+static enum rh_rc check(const struct arguments *a, int *slots, int *grace, struct rh_error *err)
 {
     if (!a->connect || !a->state)
         return rh_fail(err, RH_ERR_ARGUMENT, "--connect ENDPOINT and --state DIR are needed");
@@ -65,31 +81,32 @@ static enum rh_rc check(const struct arguments *a, int *slots, struct rh_error *
                        "--worker %.80s: 1 to %d letters, digits, dots, dashes and underscores are "
                        "possible",
                        a->worker, WORKER_MAX);
-    if (!a->slots)
-        return RH_OK;
-    char *end = NULL;
-    long n = strtol(a->slots, &end, 10);
-    if (*end || n < 1 || n > 64)
-        return rh_fail(err, RH_ERR_ARGUMENT, "--slots %s: 1 to 64 are possible", a->slots);
-    *slots = (int)n;
-    return RH_OK;
+    enum rh_rc rc = read_number("slots", a->slots, 1, 64, slots, err);
+    return rc == RH_OK ? read_number("grace", a->grace, 0, 86400, grace, err) : rc;
 }
 
 static enum rh_rc run(const struct rh_stage *stage, const struct arguments *a, struct rh_error *err)
 {
     int slots = stage->default_slots;
-    enum rh_rc rc = check(a, &slots, err);
+    int grace = GRACE_S;
+    pid_t parent = 0;
+    enum rh_rc rc = check(a, &slots, &grace, err);
     if (rc == RH_OK && stage->check)
         rc = stage->check(err);
     if (rc != RH_OK)
         return rc;
     if (a->exit_with_parent)
-        rc = follow_parent(a->exit_with_parent, err);
+        rc = follow_parent(a->exit_with_parent, &parent, err);
     if (rc != RH_OK)
         return rc;
     char *worker =
         a->worker ? rh_strdup(a->worker) : rh_format("%s-%d", stage->name, (int)getpid());
-    const struct rh_link_options options = {a->connect, a->state, worker, slots};
+    const struct rh_link_options options = {.endpoint = a->connect,
+                                            .state_dir = a->state,
+                                            .worker = worker,
+                                            .slots = slots,
+                                            .grace_ms = grace * INT64_C(1000),
+                                            .parent = parent};
     rc = rh_link_run(stage, &options, err);
     rh_free(worker);
     return rc;
@@ -127,6 +144,10 @@ int rh_stage_main(const struct rh_stage *stage, int argc, char **argv)
          .value = &a.worker,
          .help = "stable name of this worker"},
         {.name = "slots", .argument = "N", .value = &a.slots, .help = "tasks at the same time"},
+        {.name = "grace",
+         .argument = "SECONDS",
+         .value = &a.grace,
+         .help = "SIGTERM: time to end the block that is tuned (default 90)"},
         {.name = "exit-with-parent",
          .argument = "PID",
          .value = &a.exit_with_parent,

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/crash.h"
 #include "base/fs.h"
 #include "base/log.h"
@@ -110,11 +111,48 @@ char *rh_task_artifact(const struct rh_task *t, const char *op, int64_t index)
     return rh_store_artifact(t->job_dir, op, index);
 }
 
+void rh_task_leave(struct rh_task *t, int64_t grace_ms)
+{
+    atomic_store(&t->leave_by, rh_clock_ns() + grace_ms * 1000000);
+}
+
+/* When the phase at hand should be over: as long as the one before, or at the pace of its progress.
+ * Not known counts as soon, since the time that is given bounds it anyway. */
+static int64_t expected_end(struct rh_task *t, int64_t now)
+{
+    pthread_mutex_lock(&t->lock);
+    int64_t started = t->part_started;
+    int64_t took = t->part_took;
+    double left = t->done > 0 && t->total > t->done ? (t->total - t->done) / t->done : 0;
+    pthread_mutex_unlock(&t->lock);
+    if (started == 0)
+        return now;
+    int64_t end = started + took;
+    if (took == 0)
+        end = now + (int64_t)((double)(now - started) * left);
+    return end > now ? end : now;
+}
+
 enum rh_rc rh_task_check(struct rh_task *t, struct rh_error *err)
 {
+    int64_t leave_by = atomic_load(&t->leave_by);
     if (atomic_load(&t->cancelled))
-        return rh_fail(err, RH_ERR_CANCELLED, "the task was cancelled");
+        return rh_fail(err, RH_ERR_CANCELLED, "%s",
+                       leave_by ? "the worker leaves and waits no longer"
+                                : "the task was cancelled");
+    if (leave_by != 0 && expected_end(t, rh_clock_ns()) > leave_by)
+        return rh_fail(err, RH_ERR_CANCELLED,
+                       "the worker leaves, and %s would have taken longer than it waits",
+                       t->phase[0] ? t->phase : "the task");
     return RH_OK;
+}
+
+enum rh_rc rh_task_next_part(struct rh_task *t, struct rh_error *err)
+{
+    enum rh_rc rc = rh_task_check(t, err);
+    if (rc == RH_OK && atomic_load(&t->leave_by) != 0)
+        rc = rh_fail(err, RH_ERR_CANCELLED, "the worker leaves between two parts of the task");
+    return rc;
 }
 
 enum rh_rc rh_task_wait_artifact(struct rh_task *t, const char *op, int64_t index,
@@ -122,7 +160,7 @@ enum rh_rc rh_task_wait_artifact(struct rh_task *t, const char *op, int64_t inde
 {
     const struct timespec pause = {0, POLL_NS};
     while (!rh_store_has(t->job_dir, op, index)) {
-        enum rh_rc rc = rh_task_check(t, err);
+        enum rh_rc rc = rh_task_next_part(t, err); /* what is waited for may take any time */
         if (rc != RH_OK)
             return rc;
         if (t->local)
@@ -161,6 +199,11 @@ void rh_task_progress(struct rh_task *t, const char *phase, double done, double 
 {
     pthread_mutex_lock(&t->lock);
     bool changed = copy_text(t->phase, sizeof t->phase, phase);
+    if (changed) {
+        int64_t now = rh_clock_ns();
+        t->part_took = t->part_started ? now - t->part_started : 0;
+        t->part_started = now;
+    }
     copy_text(t->unit, sizeof t->unit, unit);
     t->done = done;
     t->total = total;
@@ -185,6 +228,14 @@ void rh_task_set_meta(struct rh_task *t, struct rh_json *meta)
     pthread_mutex_lock(&t->lock);
     rh_json_free(t->meta);
     t->meta = meta;
+    pthread_mutex_unlock(&t->lock);
+}
+
+void rh_task_device_short(struct rh_task *t, uint64_t need, uint64_t room)
+{
+    pthread_mutex_lock(&t->lock);
+    t->device_need = need;
+    t->device_room = room;
     pthread_mutex_unlock(&t->lock);
 }
 

@@ -35,11 +35,14 @@ struct rh_task {
 
     _Atomic bool cancelled;
     _Atomic uint64_t progress_seq;
+    _Atomic int64_t leave_by; /* rh_clock_ns(); the worker leaves, and waits so long; 0: it stays */
 
     pthread_mutex_t lock; /* of the rest */
     char phase[64];
     char unit[16];
     double done, total;
+    int64_t part_started; /* rh_clock_ns(): the phase is so old; 0: none yet */
+    int64_t part_took;    /* ns: how long the phase before it took; 0: not known */
     struct rh_tick tick;
     struct rh_json *meta;
     struct rh_checkpoint_note *notes; /* in order, oldest first */
@@ -49,6 +52,7 @@ struct rh_task {
     bool finished;
     enum rh_rc rc;
     struct rh_error err;
+    uint64_t device_need, device_room; /* bytes; 0: the device was large enough */
 
     /* Control loop only. */
     pthread_t thread;
@@ -68,6 +72,9 @@ struct rh_task *rh_task_new(const struct rh_stage_op *op, const char *job, const
 void rh_task_free(struct rh_task *task);
 /* Makes the staging directory, runs the operation and seals what it left. Sets finished. */
 void rh_task_execute(struct rh_task *task);
+/* The worker leaves: a session may end the part it is at if that is expected to take `grace_ms` at
+ * most, and begins no other. Any thread. */
+void rh_task_leave(struct rh_task *task, int64_t grace_ms);
 /* Replaces what is not UTF-8 by '?', in place: messages carry nothing else. */
 void rh_task_clean_text(char *text);
 const struct rh_stage_op *rh_stage_find_op(const struct rh_stage *stage, const char *name);

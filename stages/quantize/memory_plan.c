@@ -73,12 +73,15 @@ enum rh_rc rh_memory_plan_make(struct rh_backend *backend, const struct rh_model
 {
     struct rh_tune_options cut = *options;
     size_t total = 0;
+    size_t least = SIZE_MAX;
     *out = (struct rh_memory_plan){0};
     rh_backend_memory(backend, &out->available, &total);
     for (;;) {
         for (int on_host = 0; on_host < 2; on_host++) {
             out->chains_on_host = on_host == 1;
             measure(backend, plan, &cut, samples, seq, out);
+            least = out->peak < least ? out->peak : least;
+            out->least = least;
             if (total == 0 || out->peak <= out->available)
                 return RH_OK;
         }

@@ -18,6 +18,8 @@ struct rh_memory_plan {
     size_t peak;    /* the sum */
     size_t host;    /* pinned host memory: chains, or their copies on the way to files */
     size_t available;
+    /* Of the peaks that were tried, the smallest: with that much available it would have fitted. */
+    size_t least;
 };
 
 /*

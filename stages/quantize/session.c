@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "daemon/daemon.h"
+#include "device.h"
 #include "quantize/quantize.h"
 #include "session.h"
 
@@ -130,6 +131,10 @@ static enum rh_rc plan_memory(struct rh_session *s, const struct rh_token_rows *
 {
     enum rh_rc rc = rh_memory_plan_make(s->backend, s->plan, &s->options, rows->samples, rows->seq,
                                         &s->memory, err);
+    /* The backend itself has taken some of what was free before the session. */
+    size_t own = s->room > s->memory.available ? s->room - s->memory.available : 0;
+    if (rc != RH_OK && s->memory.available > 0)
+        rh_task_device_short(s->task, s->memory.least + own, s->memory.available + own);
     if (rc != RH_OK)
         return rc;
     s->options.batch_size = s->memory.batch_size;
@@ -167,6 +172,7 @@ static enum rh_rc start(struct rh_session *s, struct rh_error *err)
         rc = rh_fail(err, RH_ERR_ARGUMENT, "blocks %lld to %lld of a model with %lld",
                      (long long)first, (long long)last,
                      (long long)s->plan->config.num_hidden_layers);
+    s->room = rh_device_look();
     if (rc == RH_OK)
         rc = open_backend(s, err);
     if (rc == RH_OK)
@@ -193,6 +199,7 @@ static void done(struct rh_session *s)
     rh_chain_done(&s->snapshot);
     rh_backend_free(s->backend);
     rh_model_plan_free(s->plan);
+    rh_device_look(); /* before the result is known: the next task may have that memory */
 }
 
 static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
@@ -205,7 +212,9 @@ static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
         char *phase = rh_format("block %lld", (long long)b);
         strncpy(s.phase, phase, sizeof s.phase - 1);
         rh_free(phase);
-        rc = rh_session_run_block(&s, b, err);
+        rc = rh_task_next_part(task, err);
+        if (rc == RH_OK)
+            rc = rh_session_run_block(&s, b, err);
     }
     enum rh_rc settled = rh_session_settle(&s, rc == RH_OK ? err : NULL);
     done(&s);
@@ -220,11 +229,13 @@ static enum rh_rc check_options(struct rh_error *err)
                        strspn(own_device, "0123456789") != strlen(own_device)))
         return rh_fail(err, RH_ERR_ARGUMENT, "--device %.40s: the number of a GPU is needed",
                        own_device);
-    if (!own_backend && !own_device)
-        return RH_OK;
     char *name = backend_name(NULL);
-    enum rh_rc rc = rh_backend_new(name, 1, &backend, err);
+    enum rh_rc rc = RH_OK;
+    if (own_backend || own_device)
+        rc = rh_backend_new(name, 1, &backend, err);
     rh_backend_free(backend);
+    if (rc == RH_OK)
+        rh_device_watch(name);
     rh_free(name);
     return rc;
 }
@@ -245,4 +256,5 @@ static const struct rh_option options[] = {
 
 const struct rh_stage rh_quantize_stage = {.name = "quantize", .ops = ops, .op_count = 1,
                                            .default_slots = 1, .options = options,
-                                           .check = check_options};
+                                           .check = check_options,
+                                           .device_memory = rh_device_memory};

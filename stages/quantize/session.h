@@ -34,6 +34,7 @@ struct rh_session {
     const struct rh_recipe *recipe; /* borrowed */
     struct rh_model_plan *plan;
     struct rh_backend *backend;
+    size_t room; /* free on the device before the backend was opened; 0: not known */
     struct rh_memory_plan memory;
     struct rh_chain chain;
     struct rh_chain snapshot; /* on the host, of the last block; only beside a device */

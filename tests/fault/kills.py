@@ -28,8 +28,9 @@ def crash_points():
 class Apart:
     """Daemons that nobody supervises but this test, as systemd would: they outlive the orchestrator."""
 
-    def __init__(self, factory, env=None, endpoint=None):
+    def __init__(self, factory, env=None, endpoint=None, grace=90):
         self.factory = factory
+        self.grace = grace
         self.env = {**factory.env, **(env or {})}
         self.endpoint = endpoint or f"ipc://{factory.run}/work.sock"
         self.processes = {}
@@ -39,7 +40,8 @@ class Apart:
             old = self.processes.get(name)
             if old is None or old.poll() is not None:
                 self.processes[name] = subprocess.Popen(
-                    [self.factory.bin / name, "--connect", self.endpoint, "--state", self.factory.state, "--worker", name],
+                    [self.factory.bin / name, "--connect", self.endpoint, "--state", self.factory.state, "--worker", name,
+                     "--grace", str(self.grace)],
                     env=self.env, stdout=self.factory.log, stderr=self.factory.log, start_new_session=True)
 
     def stop(self):

@@ -193,10 +193,37 @@ static void a_size_without_a_kernel_is_named(void **state)
     rh_backend_free(b);
 }
 
+static void the_memory_of_a_device_is_known_without_opening_it(void **state)
+{
+    (void)state;
+    static const char *const unknown[] = {"cpu", "reference", "cuda:7", "gpu"};
+    size_t available = 1;
+    size_t total = 1;
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
+        rh_backend_device_memory(unknown[i], &available, &total);
+        assert_int_equal(available + total, 0);
+    }
+    rh_emu_set_memory((size_t)3 << 30);
+    rh_backend_device_memory("auto", &available, &total);
+    assert_int_equal(total, (size_t)3 << 30);
+    struct rh_backend *b = backend_new("cuda");
+    struct rh_error err;
+    void *memory = NULL;
+    rh_backend_device_memory("cuda:0", &available, &total);
+    check(rh_backend_alloc(b, 1 << 20, "a test", &memory, &err), &err);
+    size_t before = available;
+    rh_backend_device_memory("cuda", &available, &total);
+    assert_in_range(before - available, 1 << 20, (1 << 20) + 4096);
+    rh_backend_release(b, memory);
+    rh_backend_free(b);
+    rh_emu_set_memory((size_t)1 << 30);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_choose_the_backend),
+        cmocka_unit_test(the_memory_of_a_device_is_known_without_opening_it),
         cmocka_unit_test(bytes_pass_through_the_queue),
         cmocka_unit_test(a_mark_brings_the_value_of_its_place_in_the_queue),
         cmocka_unit_test(a_full_gpu_says_how_much_was_asked_for),

@@ -6,9 +6,12 @@
  *   crash-<op>  it kills its process, once         poison-<op>  each time
  *   hang-<op>   its thread hangs, once, deaf to everything
  *   slow        every block takes 300 ms
+ *   large       tuning takes a device of 32 GB
+ * The file $FAKE_DEVICE says what the device has, and has free: "80e9 79e9".
  */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +44,23 @@ static const char plan[] =
                                                                                  "\"shard\": 0}, "
                                                                                  "{\"unit\": 4, "
                                                                                  "\"shard\": 1}]}";
+
+static void device_memory(uint64_t *total, uint64_t *free)
+{
+    const char *path = getenv("FAKE_DEVICE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    double bytes[2] = {0, 0};
+    char text[64] = "";
+    if (file && fgets(text, sizeof text, file)) {
+        char *end = text;
+        for (int i = 0; i < 2; i++)
+            bytes[i] = strtod(end, &end);
+    }
+    if (file)
+        fclose(file);
+    *total = (uint64_t)bytes[0];
+    *free = (uint64_t)bytes[1];
+}
 
 static bool is_there(const struct rh_task *task, const char *prefix, const char *op, char **out)
 {
@@ -190,8 +210,17 @@ static enum rh_rc hand_in_block(struct rh_task *task, int64_t block, struct rh_e
 static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
 {
     enum rh_rc rc = misbehave(task, "tune", err);
+    uint64_t total = 0;
+    uint64_t room = 0;
+    device_memory(&total, &room);
+    if (rc == RH_OK && total > 0 && room < 32 * (uint64_t)1e9 && is_there(task, "large", "", NULL)) {
+        rh_task_device_short(task, 32 * (uint64_t)1e9, room);
+        return rh_fail(err, RH_ERR_NO_MEMORY, "the fake device is too small");
+    }
     for (int64_t b = rh_task_first_index(task); b <= rh_task_last_index(task) && rc == RH_OK; b++) {
-        rc = rh_task_wait_artifact(task, "fetch", b + 1, err);
+        rc = rh_task_next_part(task, err);
+        if (rc == RH_OK)
+            rc = rh_task_wait_artifact(task, "fetch", b + 1, err);
         if (rc == RH_OK)
             rc = work_on_block(task, b, err);
         if (rc == RH_OK)
@@ -216,6 +245,7 @@ int main(int argc, char **argv)
     return rh_stage_main(&(struct rh_stage){.name = stage + 3,
                                             .ops = ops,
                                             .op_count = sizeof ops / sizeof *ops,
-                                            .default_slots = 1},
+                                            .default_slots = 1,
+                                            .device_memory = device_memory},
                          argc, argv);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -378,6 +379,60 @@ static void while_nothing_can_be_stored_nothing_is_promised(void **state)
     rh_free(id);
 }
 
+static char *fill_disk(const char *dir)
+{
+    char *path = rh_fs_join(dir, "filler");
+    char *bytes = rh_alloc(1 << 16);
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    setbuf(file, NULL);
+    for (size_t size = 1 << 16; size >= 512;)
+        size = fwrite(bytes, 1, size, file) == size ? size : size / 2;
+    fclose(file);
+    rh_free(bytes);
+    return path;
+}
+
+static bool has_ballast(struct house *h, void *wanted)
+{
+    char *path = rh_fs_join(h->state, "ballast");
+    bool there = rh_fs_exists(path);
+    rh_free(path);
+    return there == *(const bool *)wanted;
+}
+
+/* The last byte of the disk is taken, and what operators want is stored all the same. */
+static void on_a_full_disk_the_ballast_lets_rows_be_stored(void **state)
+{
+    struct house *h = *state;
+    struct rh_error err;
+    bool yes = true;
+    bool no = false;
+    assert_int_equal(rh_fs_mkdirs(h->state, &err), RH_OK);
+    if (mount("tmpfs", h->state, "tmpfs", 0, "size=64m") != 0)
+        skip(); /* needs root */
+    h->options.spawn = false;
+    h->sched.headroom = -1;
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, has_ballast, &yes, 10);
+    char *filler = fill_disk(h->state);
+    for (int i = 0; i < 10; i++) {
+        house_desire(h, id, i % 2 == 0 ? "hold" : "run");
+        assert_true(is_ready(h, NULL));
+    }
+    house_wait(h, has_ballast, &no, 10);
+    assert_int_equal(unlink(filler), 0);
+    house_wait(h, has_ballast, &yes, 10);
+    house_close(h);
+    house_open(h);
+    assert_int_equal(house_count(h, id, "job.desired", NULL), 10);
+    house_close(h);
+    assert_int_equal(umount(h->state), 0);
+    rh_free(filler);
+    rh_free(id);
+}
+
 /* -- Strangers -------------------------------------------------------------------------------- */
 
 static void who_has_not_said_hello_is_asked_to(void **state)
@@ -525,6 +580,7 @@ int main(void)
         TEST(a_run_directory_too_long_for_sockets_is_one_clear_error),
         TEST(a_missing_stage_program_is_named),
         TEST(while_nothing_can_be_stored_nothing_is_promised),
+        TEST(on_a_full_disk_the_ballast_lets_rows_be_stored),
         TEST(who_has_not_said_hello_is_asked_to),
         TEST(a_hello_that_does_not_fit_is_refused_with_the_reason),
         TEST(a_worker_that_says_goodbye_is_gone),

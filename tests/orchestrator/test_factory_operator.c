@@ -52,6 +52,90 @@ static enum rh_rc retry(struct house *h, const char *id, int64_t block, int64_t 
     return rc;
 }
 
+static int64_t pid_of(struct house *h, const char *worker)
+{
+    struct rh_json *workers = rh_factory_workers(h->factory);
+    int64_t pid = 0;
+    for (const struct rh_json *w = rh_json_first(rh_json_get(workers, "workers")); w;
+         w = rh_json_next(w)) {
+        if (strcmp(rh_json_string(rh_json_get(w, "id")), worker) == 0)
+            assert_true(rh_json_int(rh_json_get(w, "pid"), &pid));
+    }
+    rh_json_free(workers);
+    return pid;
+}
+
+/* -- Devices ---------------------------------------------------------------------------------- */
+
+static void set_device(const struct house *h, const char *text)
+{
+    struct rh_error err;
+    char *path = rh_fs_join(h->dir, "device");
+    assert_int_equal(rh_fs_write(path, text, strlen(text), &err), RH_OK);
+    setenv("FAKE_DEVICE", path, 1);
+    rh_free(path);
+}
+
+static bool has_worker(struct house *h, void *stage)
+{
+    struct rh_json *json = rh_factory_workers(h->factory);
+    bool there = false;
+    for (const struct rh_json *w = rh_json_first(rh_json_get(json, "workers")); w;
+         w = rh_json_next(w))
+        there = there || (strcmp(rh_json_string(rh_json_get(w, "stage")), stage) == 0 &&
+                          rh_json_bool(rh_json_get(w, "connected"), false));
+    rh_json_free(json);
+    return there;
+}
+
+struct wait_reason {
+    const char *id, *word;
+};
+
+static bool reason_has(struct house *h, void *arg)
+{
+    const struct wait_reason *w = arg;
+    struct rh_json *job = house_job(h, w->id);
+    const char *reason = rh_json_string(rh_json_get(job, "reason"));
+    bool has = reason && strstr(reason, w->word);
+    rh_json_free(job);
+    return has;
+}
+
+static void a_job_that_no_gpu_can_tune_waits_and_goes_on_by_itself(void **state)
+{
+    struct house *h = *state;
+    h->sched.retry_ms = 50;
+    set_device(h, "24e9 23e9");
+    house_mark(h, "large");
+    house_open(h);
+    char *large = house_submit(h, "large");
+    house_await(h, large, "blocked");
+    expect_reason(h, large, "tune needs 32 GB of GPU memory; the largest worker has 24 GB (");
+    house_unmark(h, "large");
+    char *small = house_submit(h, "small"); /* the same model: only the marker makes it large */
+    house_await(h, small, "done");
+    house_mark(h, "large");
+    expect_reason(h, large, "tune needs 32 GB of GPU memory");
+    assert_int_equal(house_count(h, large, "task.started", "tune"), 1);
+    /* What was found out outlives the orchestrator. */
+    house_close(h);
+    house_open(h);
+    expect_reason(h, large, "tune needs 32 GB of GPU memory");
+    house_wait(h, has_worker, (void *)(uintptr_t) "quantize", 30);
+    expect_reason(h, large, "the largest worker has 24 GB (");
+    assert_int_equal(house_count(h, large, "task.started", "tune"), 1);
+    set_device(h, "80e9 9e9"); /* a larger card, of which another program has most */
+    assert_int_equal(kill((pid_t)pid_of(h, "quantize-1"), SIGTERM), 0);
+    house_wait(h, reason_has, &(struct wait_reason){large, "80 GB of the largest worker 9 GB"}, 30);
+    set_device(h, "80e9 79e9"); /* and ends */
+    house_await(h, large, "done");
+    assert_int_equal(house_count(h, large, "block.done", NULL), 3);
+    unsetenv("FAKE_DEVICE");
+    rh_free(small);
+    rh_free(large);
+}
+
 /* -- Poison and hangs ------------------------------------------------------------------------- */
 
 static void a_task_that_kills_its_worker_is_quarantined_and_the_queue_flows_on(void **state)
@@ -228,19 +312,6 @@ static void a_drained_worker_stays_so_across_restarts(void **state)
 
 /* -- Leaving in good order -------------------------------------------------------------------- */
 
-static int64_t pid_of(struct house *h, const char *worker)
-{
-    struct rh_json *workers = rh_factory_workers(h->factory);
-    int64_t pid = 0;
-    for (const struct rh_json *w = rh_json_first(rh_json_get(workers, "workers")); w;
-         w = rh_json_next(w)) {
-        if (strcmp(rh_json_string(rh_json_get(w, "id")), worker) == 0)
-            assert_true(rh_json_int(rh_json_get(w, "pid"), &pid));
-    }
-    rh_json_free(workers);
-    return pid;
-}
-
 static bool a_block_is_done(struct house *h, void *id)
 {
     return house_count(h, id, "block.done", NULL) >= 1;
@@ -265,6 +336,69 @@ static void a_termination_of_any_daemon_loses_no_block(void **state)
     house_await(h, id, "done");
     assert_int_equal(house_count(h, id, "block.done", NULL), 3);
     assert_int_equal(house_count(h, id, "task.quarantined", NULL), 0);
+    rh_free(id);
+}
+
+static bool a_second_block_has_begun(struct house *h, void *id)
+{
+    return house_count(h, id, "block.started", NULL) >= 2;
+}
+
+static bool has_stopped(struct house *h, void *id)
+{
+    return house_count(h, id, "task.stopped", "tune") >= 1;
+}
+
+/* How often a block was begun before the job was done, with a SIGTERM in the second one. */
+static int64_t blocks_begun(struct house *h, int64_t grace_s)
+{
+    h->options.grace_s = grace_s;
+    house_mark(h, "slow");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, a_second_block_has_begun, id, 20);
+    assert_int_equal(kill((pid_t)pid_of(h, "quantize-1"), SIGTERM), 0);
+    house_wait(h, has_stopped, id, 20);
+    int64_t tuned = house_count(h, id, "block.done", NULL);
+    char *text = house_event_text(h, "task.stopped");
+    assert_non_null(strstr(text, "the worker leaves"));
+    rh_free(text);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
+    assert_int_equal(house_count(h, id, "task.started", "tune"), 2);
+    assert_int_equal(house_count(h, id, "task.lost", "tune"), 0);
+    text = house_event_text(h, "worker.gone"); /* whichever is heard of first */
+    assert_true(strstr(text, "said goodbye") || strstr(text, "exit code 0"));
+    rh_free(text);
+    rh_free(id);
+    return tuned;
+}
+
+static void a_daemon_that_is_terminated_ends_its_block(void **state)
+{
+    assert_int_equal(blocks_begun(*state, 30), 2);
+}
+
+static void without_time_it_goes_back_to_the_last_boundary(void **state)
+{
+    assert_int_equal(blocks_begun(*state, 0), 1);
+}
+
+/* The whole house is asked to leave: the block is stored before it does. */
+static void a_house_that_closes_waits_for_the_block(void **state)
+{
+    struct house *h = *state;
+    h->options.grace_s = 30;
+    house_mark(h, "slow");
+    house_open(h);
+    char *id = house_submit(h, "out");
+    house_wait(h, a_second_block_has_begun, id, 20);
+    house_close(h);
+    house_open(h);
+    assert_int_equal(house_count(h, id, "block.done", NULL), 2);
+    assert_int_equal(house_count(h, id, "task.stopped", "tune"), 1);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "block.done", NULL), 3);
     rh_free(id);
 }
 
@@ -307,6 +441,7 @@ static void a_second_orchestrator_leaves_before_it_binds_anything(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(a_job_that_no_gpu_can_tune_waits_and_goes_on_by_itself),
         TEST(a_task_that_kills_its_worker_is_quarantined_and_the_queue_flows_on),
         TEST(a_compute_thread_that_hangs_is_seen_although_its_worker_beats),
         TEST(a_job_submitted_on_hold_starts_when_it_is_resumed),
@@ -314,6 +449,9 @@ int main(void)
         TEST(a_chain_that_somebody_deleted_costs_blocks_not_the_job),
         TEST(a_drained_worker_stays_so_across_restarts),
         TEST(a_termination_of_any_daemon_loses_no_block),
+        TEST(a_daemon_that_is_terminated_ends_its_block),
+        TEST(without_time_it_goes_back_to_the_last_boundary),
+        TEST(a_house_that_closes_waits_for_the_block),
         TEST(a_second_orchestrator_leaves_before_it_binds_anything),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

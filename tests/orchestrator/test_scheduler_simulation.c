@@ -44,6 +44,7 @@ struct held {
     bool finished, ok;
     bool stuck; /* its thread hangs, deaf to everything */
     enum rh_failure failure;
+    int64_t device_need, device_room; /* failed for want of device memory */
 };
 
 struct message {
@@ -56,6 +57,8 @@ struct message {
     enum rh_verdict verdict;
     bool ok;
     enum rh_failure failure;
+    int64_t device_need, device_room;
+    int64_t device_free; /* BEAT */
 };
 
 struct worker {
@@ -64,6 +67,8 @@ struct worker {
     uint64_t incarnation;
     bool welcome;
     int64_t next_beat;
+    int64_t device;  /* memory; 0: has none */
+    int64_t foreign; /* of it, what somebody else has */
     struct held held[HELD_MAX];
 };
 
@@ -94,6 +99,7 @@ struct world {
     bool faults, poison;
     int job_count;
     int64_t blocks[JOBS_MAX], prefetch[JOBS_MAX];
+    int64_t device_need[JOBS_MAX]; /* to tune the job; the scheduler has to find it out */
     struct durable rows, txn;
     bool disk[JOBS_MAX][RH_OP_COUNT][INDEX_MAX];
     bool chain_dropped[JOBS_MAX][INDEX_MAX];
@@ -113,7 +119,7 @@ struct world {
     struct rh_sched_config config;
     struct rh_sched *s; /* NULL: down */
     int64_t down_until;
-    int restarts, losses, repeats, kills, rewinds;
+    int restarts, losses, repeats, kills, rewinds, too_small, waits;
 };
 
 static uint64_t rnd(struct world *w)
@@ -163,7 +169,39 @@ static void say_result(struct world *w, int worker, const struct held *h)
                          .task = h->task,
                          .epoch = h->epoch,
                          .ok = h->ok,
-                         .failure = h->failure});
+                         .failure = h->failure,
+                         .device_need = h->device_need,
+                         .device_room = h->device_room});
+}
+
+/* What the next tuning could have: `except` is that one. */
+static int64_t device_free(const struct world *w, const struct worker *wk,
+                           const struct held *except)
+{
+    int64_t bytes = wk->device - wk->foreign;
+    for (int i = 0; i < HELD_MAX; i++) {
+        const struct held *h = &wk->held[i];
+        if (h->used && !h->finished && h != except && h->op == RH_OP_TUNE && h->seq > 0)
+            bytes -= w->device_need[h->job];
+    }
+    return bytes > 0 ? bytes : 0;
+}
+
+/* A session looks at its device before it begins. */
+static bool is_too_small(struct world *w, int worker, struct held *h)
+{
+    struct worker *wk = &w->workers[worker];
+    int64_t room = device_free(w, wk, h);
+    if (h->op != RH_OP_TUNE || h->seq > 0 || wk->device == 0 || w->device_need[h->job] <= room)
+        return false;
+    h->finished = true;
+    h->ok = false;
+    h->failure = RH_FAILURE_RESOURCE;
+    h->device_need = w->device_need[h->job];
+    h->device_room = room;
+    w->too_small++;
+    say_result(w, worker, h);
+    return true;
 }
 
 static struct held *held_by(struct worker *wk, int64_t task, int64_t epoch)
@@ -249,7 +287,7 @@ static void worker_receive(struct world *w, const struct message *m)
 static void work_on(struct world *w, int worker, struct held *h)
 {
     h->stuck = h->stuck || (w->faults && chance(w, 1));
-    if (h->stuck)
+    if (h->stuck || is_too_small(w, worker, h))
         return;
     h->seq++;
     if (w->faults && chance(w, w->poison ? 4 : 2)) {
@@ -305,7 +343,11 @@ static void worker_step(struct world *w, int worker)
     }
     if (w->now >= wk->next_beat) {
         wk->next_beat = w->now + 5000;
-        say(w, worker, (struct message){.kind = wk->welcome ? BEAT : HELLO});
+        if (wk->device > 0)
+            wk->foreign = w->faults && chance(w, 20) ? below(w, wk->device) : 0;
+        say(w, worker,
+            (struct message){.kind = wk->welcome ? BEAT : HELLO,
+                             .device_free = device_free(w, wk, NULL)});
         for (int i = 0; i < HELD_MAX; i++) {
             struct held *h = &wk->held[i];
             for (int64_t b = 0; h->used && b < INDEX_MAX; b++) {
@@ -389,6 +431,8 @@ static void queue_assign(struct world *w, struct message *m, const struct rh_sch
     assert_true(w->space >= HEADROOM || rh_op_stage(t->op) != RH_STAGE_DOWNLOAD);
     assert_true(w->space >= HEADROOM / 4);
     assert_false(w->txn.drained[m->worker]);
+    const struct worker *wk = &w->workers[m->worker];
+    assert_true(t->device_need == 0 || wk->device == 0 || t->device_need <= wk->device);
     assert_true(t->epoch < EPOCH_MAX);
     m->kind = ASSIGN;
     m->incarnation = t->incarnation;
@@ -532,15 +576,35 @@ static bool could_have(const struct world *w, const struct rh_sched_task *t,
     int max = w->config.stage_max[stage];
     return wk->stage == stage && wk->connected && !wk->leaving && !wk->drained &&
            wk->busy_until <= w->now && w->now - wk->last_seen <= w->config.lease_ms / 3 &&
-           strcmp(t->crashed_on, wk->id) != 0 && leases_of(w, wk, stage) < wk->slots &&
+           strcmp(t->crashed_on, wk->id) != 0 &&
+           (t->device_need == 0 || wk->device_bytes == 0 || t->device_need <= wk->device_room) &&
+           leases_of(w, wk, stage) < wk->slots &&
            (max == 0 || leases_of(w, NULL, stage) < max) &&
            (w->space >= HEADROOM ||
             (w->space >= HEADROOM / 4 && stage != RH_STAGE_DOWNLOAD));
 }
 
+/* Who waits for a device has nobody here that could do it. */
+static void check_waits_for_device(struct world *w, const struct rh_sched_job *job)
+{
+    if (!job->lacks_device || (job->state != RH_JOB_RUNNING && job->state != RH_JOB_BLOCKED))
+        return;
+    w->waits++;
+    assert_true(job->state == RH_JOB_RUNNING || strstr(job->reason, "of GPU memory"));
+    for (size_t i = 0; i < job->task_count; i++) {
+        const struct rh_sched_task *t = job->tasks[i];
+        for (size_t k = 0; t->op == RH_OP_TUNE && k < rh_sched_worker_count(w->s); k++) {
+            const struct rh_sched_worker *wk = rh_sched_worker_at(w->s, k);
+            assert_false(wk->stage == RH_STAGE_QUANTIZE && wk->connected && !wk->leaving &&
+                         !wk->drained &&
+                         (wk->device_bytes == 0 || wk->device_room >= t->device_need));
+        }
+    }
+}
+
 /* What the scheduler remembers so as not to look at everything must not hide anything: all of it is
  * looked at here. */
-static void check_nothing_overlooked(const struct world *w)
+static void check_nothing_overlooked(struct world *w)
 {
     size_t workers = rh_sched_worker_count(w->s);
     for (size_t i = 0; i < workers; i++) {
@@ -549,6 +613,7 @@ static void check_nothing_overlooked(const struct world *w)
     }
     for (int j = 0; j < w->job_count; j++) {
         const struct rh_sched_job *job = rh_sched_job_at(w->s, (size_t)j);
+        check_waits_for_device(w, job);
         for (size_t i = 0; i < job->task_count; i++) {
             if (!rh_sched_ready(job->tasks[i], w->now))
                 continue;
@@ -688,6 +753,7 @@ static void orchestrator_receive(struct world *w, const struct message *m)
                                    .incarnation = m->incarnation,
                                    .stage = w->workers[m->worker].stage,
                                    .slots = w->workers[m->worker].slots,
+                                   .device_bytes = w->workers[m->worker].device,
                                    .held = held,
                                    .held_count = count};
     switch (m->kind) {
@@ -696,6 +762,7 @@ static void orchestrator_receive(struct world *w, const struct message *m)
         break;
     case BEAT:
         rh_sched_beat(w->s, w->now, id, m->incarnation, progress, count);
+        rh_sched_device(w->s, id, m->device_free, count == 0);
         break;
     case ACCEPT:
         rh_sched_accept(w->s, w->now, id, m->task, m->epoch);
@@ -707,6 +774,8 @@ static void orchestrator_receive(struct world *w, const struct message *m)
         rh_sched_checkpoint(w->s, w->now, id, m->task, m->epoch, m->block, NULL);
         break;
     default:
+        if (m->device_need > 0)
+            rh_sched_device_short(w->s, id, m->task, m->epoch, m->device_need, m->device_room);
         rh_sched_result(w->s, w->now, id, m->task, m->epoch, m->ok, m->failure, "it broke", NULL);
         break;
     }
@@ -831,6 +900,13 @@ static void begin(struct world *w, uint64_t seed)
         w->workers[i].slots = 1 + (int)below(w, 2);
         w->workers[i].incarnation = 1;
     }
+    if (seed % 2 == 0)
+        return;
+    /* Two GPUs, and models that the smaller one is too small for. */
+    w->workers[3].device = 24;
+    w->workers[4].device = 80;
+    for (int j = 0; j < w->job_count; j++)
+        w->device_need[j] = 8 + below(w, 60);
 }
 
 static void stop_faults(struct world *w)
@@ -897,7 +973,7 @@ static void every_schedule_ends_with_each_task_accepted_once(void **state)
     uint64_t first = one ? strtoull(one, NULL, 10) : 1;
     uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 1000;
     struct world *w = rh_alloc(sizeof *w);
-    long restarts = 0, losses = 0, repeats = 0, kills = 0, rewinds = 0;
+    long restarts = 0, losses = 0, repeats = 0, kills = 0, rewinds = 0, too_small = 0, waits = 0;
     for (uint64_t seed = first; seed < first + count; seed++) {
         fprintf(stderr, "%s", one ? "one seed\n" : "");
         run_seed(w, seed);
@@ -906,12 +982,15 @@ static void every_schedule_ends_with_each_task_accepted_once(void **state)
         repeats += w->repeats;
         kills += w->kills;
         rewinds += w->rewinds;
+        too_small += w->too_small;
+        waits += w->waits;
     }
     printf(
         "%llu schedules: %ld restarts, %ld messages lost, %ld repeated, %ld stuck workers killed, "
-        "%ld times back to an earlier block\n",
-        (unsigned long long)count, restarts, losses, repeats, kills, rewinds);
-    assert_true(one || (restarts > 0 && losses > 0 && repeats > 0 && kills > 0 && rewinds > 0));
+        "%ld times back to an earlier block, %ld devices too small, %ld turns waited for one\n",
+        (unsigned long long)count, restarts, losses, repeats, kills, rewinds, too_small, waits);
+    assert_true(one || (restarts > 0 && losses > 0 && repeats > 0 && kills > 0 && rewinds > 0 &&
+                        too_small > 0 && waits > 0));
     rh_free(w);
 }
 

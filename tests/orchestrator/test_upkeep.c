@@ -137,14 +137,68 @@ static void a_directory_that_is_none_is_said_so(void **state)
 
 /* -- Collecting ------------------------------------------------------------------------------- */
 
+struct collecting {
+    int wanted, got;
+    struct rh_json *report; /* the last one */
+};
+
+static void collected(void *arg, const struct rh_json *report, const struct rh_error *err)
+{
+    struct collecting *c = arg;
+    if (err)
+        fail_msg("%s", err->message);
+    rh_json_free(c->report);
+    c->report = rh_json_copy(report);
+    c->got++;
+}
+
+static bool all_collected(struct house *h, void *arg)
+{
+    const struct collecting *c = arg;
+    (void)h;
+    return c->got == c->wanted;
+}
+
 static struct rh_json *gc(struct house *h, bool dry, int64_t retain, int64_t failed)
 {
-    struct rh_json *report = NULL;
-    struct rh_error err;
     const struct rh_gc_options options = {dry, retain, failed};
-    if (rh_factory_gc(h->factory, &options, &report, &err) != RH_OK)
-        fail_msg("%s", err.message);
-    return report;
+    struct collecting c = {.wanted = 1};
+    rh_factory_gc(h->factory, &options, collected, &c);
+    assert_int_equal(c.got, 0); /* the loop is not kept waiting for the sizes */
+    house_wait(h, all_collected, &c, 20);
+    return c.report;
+}
+
+/* One after the other, and each is told of; the second finds nothing left. */
+static void collections_wait_for_each_other(void **state)
+{
+    struct house *h = *state;
+    char *id = unfinished_job(h);
+    const struct rh_gc_options options = {.retain_bytes = -1, .failed_after_s = 0};
+    struct collecting c = {.wanted = 2};
+    rh_factory_gc(h->factory, &options, collected, &c);
+    rh_factory_gc(h->factory, &options, collected, &c);
+    house_wait(h, all_collected, &c, 20);
+    assert_int_equal(rh_json_count(rh_json_get(c.report, "items")), 0);
+    rh_json_free(c.report);
+    rh_free(id);
+}
+
+/* A job that is taken up while its directory is measured keeps its files. */
+static void a_job_taken_up_meanwhile_is_not_collected(void **state)
+{
+    struct house *h = *state;
+    char *id = unfinished_job(h);
+    const struct rh_gc_options options = {.retain_bytes = -1, .failed_after_s = 0};
+    struct collecting c = {.wanted = 1};
+    rh_factory_gc(h->factory, &options, collected, &c);
+    house_desire(h, id, "run");
+    house_wait(h, all_collected, &c, 20);
+    assert_int_equal(rh_json_count(rh_json_get(c.report, "items")), 0);
+    house_await(h, id, "done");
+    assert_int_equal(house_count(h, id, "task.done", "plan"), 1);
+    rh_json_free(c.report);
+    rh_free(id);
 }
 
 static bool is_gone(struct house *h, void *id)
@@ -214,6 +268,8 @@ int main(void)
         TEST(damage_is_found_and_what_was_damaged_done_again),
         TEST(what_belongs_to_nobody_is_found_and_deleted),
         TEST(a_directory_that_is_none_is_said_so),
+        TEST(collections_wait_for_each_other),
+        TEST(a_job_taken_up_meanwhile_is_not_collected),
         TEST(a_failed_job_without_its_files_starts_from_nothing),
         TEST(what_is_retained_is_reused_and_goes_when_it_must),
         TEST(what_failed_for_good_stays_as_evidence),

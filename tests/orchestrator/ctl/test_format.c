@@ -138,10 +138,14 @@ static void columns_are_as_wide_as_what_stands_in_them(void **state)
                   "{\"jobs\":[{\"id\":\"a\",\"state\":\"running\",\"progress\":0.25,\"eta_s\":61,"
                   "\"priority\":-5,\"output\":\"dir:/out/x\",\"blocks\":{\"done\":1,\"total\":40}},"
                   "{\"id\":\"bcd\",\"state\":\"done\",\"progress\":1,\"eta_s\":null,\"priority\":0,"
-                  "\"output\":\"hf:me/y\",\"blocks\":{\"done\":40,\"total\":40}}]}");
+                  "\"output\":\"hf:me/y\",\"blocks\":{\"done\":40,\"total\":40}},"
+                  "{\"id\":\"e\",\"state\":\"blocked\",\"progress\":0,\"eta_s\":null,\"priority\":0,"
+                  "\"reason\":\"tune needs\\n32 GB\",\"output\":\"dir:/z\",\"blocks\":{}}]}");
     assert_string_equal(text, "JOB  STATE    DONE   BLOCKS  ETA    PRI  OUTPUT\n"
                               "a    running  25 %   1/40    1m 1s  -5   /out/x\n"
-                              "bcd  done     100 %  40/40   -      0    hf:me/y\n");
+                              "bcd  done     100 %  40/40   -      0    hf:me/y\n"
+                              "e    blocked  0 %    0/0     -      0    /z\n"
+                              "e: tune needs?32 GB\n");
     rh_free(text);
 }
 

@@ -14,6 +14,7 @@
 #include "base/fs.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "database/database.h"
 #include "proc.h"
 #include "recipe/recipe.h"
 
@@ -316,6 +317,66 @@ static void watching_everything_ends_with_130_when_interrupted(void **state)
 
 #define WITH_DIR(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* A state directory with one failed job, some bytes of it and many events. */
+static void make_state(const char *dir, const char *id, int events)
+{
+    struct rh_error err;
+    struct rh_database *db = NULL;
+    char *path = rh_fs_join(dir, "roundhouse.db");
+    char *artifact = rh_format("%s/jobs/%s/artifacts/fetch-00000", dir, id);
+    char *file = rh_fs_join(artifact, "tensors.safetensors");
+    assert_int_equal(rh_database_open(path, &db, &err), RH_OK);
+    struct rh_sched_job job = {.seq = 1, .state = RH_JOB_FAILED};
+    strncpy(job.id, id, sizeof job.id - 1);
+    const struct rh_job_row row = {.id = id, .name = "n", .model = "file:/m", .output = "dir:/o",
+                                   .recipe = "{}", .recipe_digest = "d", .created_unix_ns = 1};
+    assert_int_equal(rh_database_begin(db, &err), RH_OK);
+    assert_int_equal(rh_database_add_job(db, &row, &job, &err), RH_OK);
+    for (int i = 0; i < events; i++) {
+        struct rh_event_row event = {.unix_ns = i + 1, .epoch = 1, .job = id, .type = "task.retry",
+                                     .index = -1, .block = -1};
+        assert_int_equal(rh_database_add_event(db, &event, &err), RH_OK);
+    }
+    assert_int_equal(rh_database_commit(db, &err), RH_OK);
+    rh_database_close(db);
+    assert_int_equal(rh_fs_mkdirs(artifact, &err), RH_OK);
+    assert_int_equal(rh_fs_write(file, "weights", 7, &err), RH_OK);
+    rh_free(file);
+    rh_free(artifact);
+    rh_free(path);
+}
+
+static void an_export_has_every_event_and_gc_answers_when_it_has_measured(void **state)
+{
+    const char *dir = *state;
+    char *home = rh_fs_join(dir, "kept");
+    char *tar = rh_fs_join(dir, "report.tar");
+    struct rh_error err;
+    struct proc p;
+    assert_int_equal(rh_fs_mkdirs(home, &err), RH_OK);
+    make_state(home, "01m8bvqxpv1a5eenxs3g64hknr", 2300);
+    proc_run(&p, SECONDS, ARGS("export", "01m8", "--state", home, "--output", tar));
+    if (p.status != 0)
+        fail_msg("%s", p.err);
+    proc_done(&p);
+    size_t size = 0;
+    char *text = NULL;
+    assert_int_equal(rh_fs_read(tar, 64 << 20, &text, &size, &err), RH_OK);
+    size_t count = 0;
+    static const char mark[] = "\"task.retry\"";
+    for (size_t i = 0; i + sizeof mark <= size; i++)
+        count += memcmp(text + i, mark, sizeof mark - 1) == 0;
+    assert_int_equal(count, 2300);
+    rh_free(text);
+    struct rh_json *report =
+        ask(ARGS("gc", "--failed", "0d", "--state", home, "--json"));
+    assert_int_equal(rh_json_count(rh_json_get(report, "items")), 1);
+    assert_true(rh_json_number(rh_json_get(report, "freed_bytes"), 0) > 0);
+    rh_json_free(report);
+    rh_free(tar);
+    rh_free(home);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -326,6 +387,7 @@ int main(void)
         cmocka_unit_test(the_shipped_schema_is_the_programs),
         WITH_DIR(jobs_are_submitted_changed_and_listed),
         WITH_DIR(a_sleeping_state_directory_can_be_read_and_changed),
+        WITH_DIR(an_export_has_every_event_and_gc_answers_when_it_has_measured),
         WITH_DIR(watching_everything_ends_with_130_when_interrupted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,15 +11,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/fs.h"
 #include "base/mem.h"
 #include "calibrate/calibrate.h"
+#include "device.h"
 #include "download/download.h"
 #include "emu_control.h"
 #include "harness/stage.h"
 #include "nano.h"
 #include "quantize/quantize.h"
+#include "task.h"
 
 #define MODEL  "file:" RH_SOURCE_DIR "/tests/data/nano"
 #define BLOCKS 4
@@ -128,10 +131,77 @@ static void a_session_on_a_gpu_is_that_of_the_cpu(void **state)
     job_close(&gpu);
 }
 
+static struct rh_task *tune_task(const struct job *job)
+{
+    struct rh_error err;
+    struct rh_recipe *recipe = NULL;
+    char *staging = rh_format("%s/staging/tune-00000.9", job->dir);
+    nano_check(rh_recipe_from_json(job->recipe->canonical, "copy", &recipe, &err), &err);
+    struct rh_task *t = rh_task_new(rh_stage_find_op(&rh_quantize_stage, "tune"), "local", MODEL,
+                                    "dir:/nowhere", job->dir, staging, recipe);
+    t->local = true;
+    t->last = BLOCKS - 1;
+    rh_free(staging);
+    return t;
+}
+
+/* What it asks for is enough, and a byte less is not. */
+static void a_gpu_that_is_too_small_says_what_it_takes(void **state)
+{
+    (void)state;
+    struct job job;
+    job_open(&job);
+    set(&job, "resources.backend=cuda");
+    size_t used = rh_emu_allocated();
+    rh_emu_set_memory(used + ((size_t)200 << 20));
+    rh_device_watch("cuda");
+    struct rh_task *t = tune_task(&job);
+    rh_task_execute(t);
+    assert_int_equal(t->rc, RH_ERR_NO_MEMORY);
+    assert_int_equal(t->err.failure, RH_FAILURE_RESOURCE);
+    assert_true(t->device_room <= (size_t)200 << 20);
+    assert_true(t->device_need > (size_t)1 << 30 && t->device_need < (size_t)2 << 30);
+    uint64_t need = t->device_need;
+    rh_task_free(t);
+    rh_emu_set_memory(used + need - 1);
+    t = tune_task(&job);
+    rh_task_execute(t);
+    assert_int_equal(t->device_need, need);
+    assert_int_equal(t->device_room, need - 1);
+    rh_task_free(t);
+    rh_emu_set_memory(used + need);
+    t = tune_task(&job);
+    rh_task_execute(t);
+    assert_int_equal(t->rc, RH_OK);
+    assert_int_equal(t->device_need, 0);
+    rh_task_free(t);
+    job_close(&job);
+    rh_emu_set_memory((size_t)1 << 30);
+}
+
+static void the_device_is_looked_at_again_and_again(void **state)
+{
+    (void)state;
+    const struct timespec pause = {.tv_nsec = 50000000};
+    uint64_t total = 0;
+    uint64_t available = 0;
+    rh_emu_set_memory((size_t)5 << 30); /* watched since the last test */
+    for (int i = 0; i < 200 && total != (size_t)5 << 30; i++) {
+        nanosleep(&pause, NULL);
+        rh_quantize_stage.device_memory(&total, &available);
+    }
+    assert_int_equal(total, (size_t)5 << 30);
+    assert_true(available > 0 && available <= total);
+    assert_int_equal(rh_device_look(), available);
+    rh_emu_set_memory((size_t)1 << 30);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_session_on_a_gpu_is_that_of_the_cpu),
+        cmocka_unit_test(a_gpu_that_is_too_small_says_what_it_takes),
+        cmocka_unit_test(the_device_is_looked_at_again_and_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,62 @@
+#define _GNU_SOURCE /* fallocate */
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "factory_internal.h"
+
+/* A file that only takes up room. When the disk is full it goes, so that what has happened can still be
+ * stored, and once there is room again it comes back. */
+
+#define BALLAST_MAX (INT64_C(256) << 20)
+
+static char *ballast_path(const struct rh_factory *f)
+{
+    return rh_fs_join(f->state_dir, "ballast");
+}
+
+static bool fill(const char *path, int64_t bytes)
+{
+    /* Not posix_fallocate(): where the file system cannot set room aside it would write it all. */
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool filled = fd >= 0 && fallocate(fd, 0, 0, (off_t)bytes) == 0;
+    if (fd >= 0)
+        close(fd);
+    if (fd >= 0 && !filled)
+        unlink(path);
+    return filled;
+}
+
+void rh_factory_keep_ballast(struct rh_factory *f)
+{
+    uint64_t disk = 0;
+    uint64_t available = 0;
+    if (f->stuck || f->stopping || f->without_ballast ||
+        rh_fs_disk_bytes(f->state_dir, &disk, NULL) != RH_OK ||
+        rh_fs_free_bytes(f->state_dir, &available, NULL) != RH_OK)
+        return;
+    int64_t headroom =
+        f->config.headroom >= 0 ? f->config.headroom : rh_sched_headroom_for(disk);
+    int64_t bytes = headroom / 4 < BALLAST_MAX ? headroom / 4 : BALLAST_MAX;
+    char *path = ballast_path(f);
+    if (bytes > 0 && !rh_fs_exists(path) && available >= (uint64_t)(headroom + bytes) &&
+        !fill(path, bytes)) {
+        rh_log(RH_LOG_WARN, "space.no_ballast",
+               "path=%s why=\"the file system sets no room aside\"", path);
+        f->without_ballast = true;
+    }
+    rh_free(path);
+}
+
+bool rh_factory_drop_ballast(struct rh_factory *f)
+{
+    char *path = ballast_path(f);
+    bool dropped = unlink(path) == 0;
+    if (dropped)
+        rh_log(RH_LOG_WARN, "space.ballast_dropped", "path=%s", path);
+    rh_free(path);
+    return dropped;
+}
