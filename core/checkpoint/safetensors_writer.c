@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* sync_file_range */
 #include "checkpoint/safetensors.h"
 
 #include <errno.h>
@@ -16,6 +17,7 @@
 
 #define HEADER_BYTES_MAX ((size_t)100000000)
 #define LENGTH_BYTES     8
+#define FLUSH_BYTES      ((uint64_t)64 << 20)
 
 enum writer_state { DECLARING, WRITING, FINISHED };
 
@@ -35,6 +37,7 @@ struct rh_safetensors_writer {
     uint64_t file_size;
     struct span *spans; /* sorted, disjoint, never touching */
     size_t span_count, span_capacity;
+    uint64_t unflushed; /* bytes since the disk was last told to begin */
 };
 
 struct rh_safetensors_writer *rh_safetensors_writer_new(const char *path)
@@ -207,6 +210,17 @@ static enum rh_rc make_temporary(struct rh_safetensors_writer *w, struct rh_erro
     return reserve(w, err);
 }
 
+/* Without it a file of gigabytes stays in memory until fsync(), and only then meets the disk. It is
+ * a hint: its errors come again from fsync(). */
+static void begin_flush(struct rh_safetensors_writer *w, uint64_t size)
+{
+    w->unflushed += size;
+    if (w->unflushed < FLUSH_BYTES)
+        return;
+    w->unflushed = 0;
+    (void)sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 static enum rh_rc write_at(const struct rh_safetensors_writer *w, uint64_t offset, const void *data,
                            uint64_t size, struct rh_error *err)
 {
@@ -280,7 +294,9 @@ static enum rh_rc write_marked(struct rh_safetensors_writer *w, uint64_t offset,
         return rh_fail(err, RH_ERR_ARGUMENT,
                        "%s: bytes %" PRIu64 " to %" PRIu64 " are written a second time", w->path,
                        offset, offset + size);
-    return write_at(w, offset, data, size, err);
+    enum rh_rc rc = write_at(w, offset, data, size, err);
+    begin_flush(w, size);
+    return rc;
 }
 
 enum rh_rc rh_safetensors_writer_begin(struct rh_safetensors_writer *w, struct rh_error *err)

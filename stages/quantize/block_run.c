@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/log.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "session.h"
 #include "tuning/block_file.h"
@@ -72,11 +71,33 @@ static enum rh_rc take_block(struct rh_session *s, int64_t index, struct rh_bloc
     return rc;
 }
 
+/* Seconds of the parts of a block, as the session went through them. */
+struct times {
+    int64_t last; /* rh_clock_ns() */
+    double load, source, tune, quantized, files, copies;
+};
+
 /* Progress of one block. */
 struct beat {
     struct rh_session *session;
     int64_t block, iter;
+    struct times times;
 };
+
+static void lap(struct times *t, double *part)
+{
+    int64_t now = rh_clock_ns();
+    *part = (double)(now - t->last) * 1e-9;
+    t->last = now;
+}
+
+/* `files` is what a slow disk costs: the files of the block before were not written in time. */
+static void log_times(int64_t block, const struct times *t)
+{
+    rh_log(RH_LOG_INFO, "tune.times",
+           "block=%lld load=%.2f source=%.2f tune=%.2f quantized=%.2f files=%.2f copies=%.2f",
+           (long long)block, t->load, t->source, t->tune, t->quantized, t->files, t->copies);
+}
 
 static enum rh_rc beat(void *arg, struct rh_error *err)
 {
@@ -222,13 +243,16 @@ static enum rh_rc tune(struct rh_session *s, struct rh_block *block, struct beat
     bool chained = s->recipe->enable_quanted_input;
     enum rh_rc rc = rh_forward_source(s->backend, block, s->options.batch_size, &s->chain, tokens,
                                       &pulse, err);
+    lap(&b->times, &b->times.source);
     if (rc == RH_OK)
         rc = rh_tune_block(tuner, &data, &watch, reached, &report->result, err);
+    lap(&b->times, &b->times.tune);
     if (rc == RH_OK)
         rc = rh_forward_quantized(s->backend, block, s->options.batch_size, chained, &s->chain,
                                   &report->final_loss, &pulse, err);
     if (rc == RH_OK && !chained)
         rh_backend_copy(s->backend, c->quant, c->fp, rh_chain_bytes(c));
+    lap(&b->times, &b->times.quantized);
     return rc;
 }
 
@@ -237,7 +261,7 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     int64_t started = rh_clock_ns();
     struct rh_block *block = NULL;
     struct rh_tuner *tuner = NULL;
-    struct beat b = {s, index, 0};
+    struct beat b = {.session = s, .block = index, .times.last = started};
     int64_t experts = s->plan->config.num_experts;
     int64_t *tokens = rh_alloc_array((size_t)experts, sizeof *tokens);
     int64_t *reached = rh_alloc_array((size_t)experts, sizeof *reached);
@@ -251,16 +275,20 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     if (rc == RH_OK)
         rc = rh_tuner_new(s->backend, block, &s->options, s->chain.seq, s->chain.hidden, &tuner,
                           err);
+    lap(&b.times, &b.times.load);
     if (rc == RH_OK)
         rc = tune(s, block, &b, tuner, tokens, reached, &report, err);
     if (rc != RH_OK)
         rh_error_prefix(err, "block %lld", (long long)index);
     if (rc == RH_OK)
         rc = finish_writing(s, err); /* of the block before */
+    lap(&b.times, &b.times.files);
     if (rc == RH_OK) {
         report.linears = rh_block_linear_count(block);
         warn_of_starved_experts(&report);
         rc = hand_in(s, tuner, &report, started, err);
+        lap(&b.times, &b.times.copies);
+        log_times(index, &b.times);
     } else {
         rh_free(tokens);
         rh_free(reached);
