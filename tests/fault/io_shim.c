@@ -37,6 +37,15 @@ static uint64_t hash(uint64_t h, const char *text, size_t size)
     return h;
 }
 
+/* The size of a component without ".<epoch>" at its end. */
+static size_t without_epoch(const char *name, size_t size)
+{
+    size_t end = size;
+    while (end > 0 && isdigit((unsigned char)name[end - 1]))
+        end--;
+    return end > 0 && end < size && name[end - 1] == '.' ? end - 1 : size;
+}
+
 /* The path below the root without the parts that differ from run to run. */
 static uint64_t hash_path(uint64_t h, const char *path)
 {
@@ -46,7 +55,7 @@ static uint64_t hash_path(uint64_t h, const char *path)
         for (size_t i = 0; i < size; i++)
             digits += isdigit((unsigned char)path[i]) != 0;
         if (size < 20 || digits < 4) /* no job id */
-            h = hash(h, path, strcspn(path, "/~"));
+            h = hash(h, path, without_epoch(path, size));
         h = hash(h, "/", 1);
         path += size + (path[size] == '/');
     }
