@@ -31,6 +31,8 @@ struct rh_group_kernel {
     /* v -= rate * sign(dL/dv), sums of the group; codes (may be NULL) of the old v. */
     void (*step)(const struct rh_grid *grid, const float *w, float *v, const float *grad, int64_t n,
                  float rate, bool asymmetric, uint8_t *codes, struct rh_group_sums *sums);
+    /* rh_group_error() */
+    float (*error)(const struct rh_grid *grid, const float *w, int64_t n);
     /* weight_q and codes may be NULL. */
     void (*forward)(const struct rh_grid *grid, const float *w, const float *v, int64_t n,
                     float *weight_q, uint8_t *codes);

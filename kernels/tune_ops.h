@@ -63,7 +63,9 @@ struct rh_quantizer {
     uint16_t *scales;    /* bits of fp16 */
     uint8_t *zeros;      /* NULL when all items are symmetric */
     uint64_t *fault;     /* of rh_tune_state */
-    /* fake_quant_start: fills lo, hi, v = 0, alpha = beta = 1 and weight_q (round to nearest).
+    bool search;         /* fake_quant_start looks for the factors, see quant/grid.h */
+    /* fake_quant_start: fills lo, hi, v = 0, alpha = beta = 1, or what the search finds, and
+     *   weight_q (round to nearest).
      *   fault = min(fault, item + 1) for an item with a weight that is not finite or needs a scale
      *   beyond fp16.
      * fake_quant_restore: weight_q = scale * (code - zero).

@@ -150,6 +150,17 @@ RH_GRID_FN void rh_grid_gradient(const struct rh_scheme *scheme, const struct rh
     }
 }
 
+/*
+ * The search of a range: both factors are one of these, the one whose grid has the lowest squared
+ * error of rounding to nearest; the first of equals, so a wider range goes before a narrower one.
+ */
+#define RH_FACTOR_COUNT 33
+
+RH_GRID_FN float rh_grid_factor(int index)
+{
+    return 1.0F - (float)index / 64.0F;
+}
+
 /* p - rate * sign(gradient); a NaN has no sign, as in torch. */
 RH_GRID_FN float rh_grid_sign_step(float p, float gradient, float rate)
 {

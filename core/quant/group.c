@@ -65,6 +65,33 @@ void rh_group_forward(const struct rh_grid *grid, const float *w, const float *v
     }
 }
 
+float rh_group_error(const struct rh_grid *grid, const float *w, int64_t n)
+{
+    float sum[16] = {0};
+    for (int64_t j = 0; j < n; j++) {
+        float e = grid->scale * on_grid(grid, rintf(w[j] / grid->scale)) - w[j];
+        sum[j % 16] += e * e;
+    }
+    return rh_grid_lane_sum(sum);
+}
+
+float rh_group_search(const struct rh_scheme *scheme, float lo, float hi, const float *w, int64_t n,
+                      float (*error)(const struct rh_grid *grid, const float *w, int64_t n))
+{
+    float best = 1.0F;
+    float least = INFINITY;
+    for (int i = 0; i < RH_FACTOR_COUNT; i++) {
+        float alpha = rh_grid_factor(i);
+        float beta = alpha;
+        struct rh_grid grid;
+        rh_grid_make(scheme, lo, hi, &alpha, &beta, &grid);
+        float found = error(&grid, w, n);
+        best = found < least ? alpha : best;
+        least = found < least ? found : least;
+    }
+    return best;
+}
+
 void rh_group_backward(const struct rh_grid *grid, const float *w, const float *v,
                        const float *grad, int64_t n, float *grad_v, struct rh_group_sums *sums)
 {
@@ -91,8 +118,8 @@ void rh_group_backward(const struct rh_grid *grid, const float *w, const float *
 }
 
 enum rh_rc rh_round_to_nearest(const struct rh_scheme *scheme, const float *w, int64_t out_features,
-                               int64_t in_features, uint8_t *codes, uint16_t *scales,
-                               uint8_t *zeros, struct rh_error *err)
+                               int64_t in_features, bool search, uint8_t *codes,
+                               uint16_t *scales, uint8_t *zeros, struct rh_error *err)
 {
     RH_ASSERT(rh_scheme_valid(scheme) && (scheme->sym || zeros));
     int64_t group = rh_scheme_group(scheme, in_features);
@@ -106,8 +133,9 @@ enum rh_rc rh_round_to_nearest(const struct rh_scheme *scheme, const float *w, i
             enum rh_rc rc = rh_group_range(scheme, w + at, n, &lo, &hi, err);
             if (rc != RH_OK)
                 return rh_error_prefix(err, "row %lld, group %lld", (long long)o, (long long)g);
-            float alpha = 1.0F;
-            float beta = 1.0F;
+            float alpha =
+                search ? rh_group_search(scheme, lo, hi, w + at, n, rh_group_error) : 1.0F;
+            float beta = alpha;
             struct rh_grid grid;
             rh_grid_make(scheme, lo, hi, &alpha, &beta, &grid);
             rh_group_forward(&grid, w + at, NULL, n, NULL, codes + at);

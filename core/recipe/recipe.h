@@ -21,6 +21,12 @@ enum rh_dataset_order {
 
 enum rh_mtp_method { RH_MTP_RTN, RH_MTP_KEEP };
 
+/* What the range of a group of weights is, before it is tuned. */
+enum rh_observer {
+    RH_OBSERVER_MINMAX, /* that of its weights */
+    RH_OBSERVER_MSE,    /* the part of it in which rounding has the lowest squared error */
+};
+
 enum rh_backend_choice { RH_BACKEND_AUTO, RH_BACKEND_CPU, RH_BACKEND_CUDA };
 
 struct rh_recipe {
@@ -41,7 +47,8 @@ struct rh_recipe {
     int bits;
     int64_t group_size; /* -1: one group per row */
     bool sym;
-    int64_t iters; /* 0: plain round to nearest */
+    enum rh_observer observer;
+    int64_t iters; /* 0: round to nearest */
     int64_t batch_size;
     int64_t gradient_accumulate_steps;
     double lr;        /* 0: 1/iters */

@@ -14,6 +14,7 @@
 static const char *const schema_ids[] = {RH_RECIPE_SCHEMA_ID, NULL};
 static const char *const orders[] = {"auto", "python", "numpy", "none", NULL};
 static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
+static const char *const observers[] = {"minmax", "mse", NULL};
 static const char *const mtp_methods[] = {"rtn", "keep", NULL};
 static const int64_t bit_widths[] = {2, 3, 4, 8, 0};
 static const int64_t group_sizes[] = {-1, 16, 32, 64, 128, 256, 512, 1024, 0};
@@ -55,6 +56,9 @@ static const struct rh_recipe_row rows[] = {
     ONE_OF("quant.group_size", group_size, group_sizes, "128",
            "Weights that share a scale, along the input; -1: a whole row."),
     BOOL("quant.sym", sym, "true", "Symmetric codes (full range, signed scales)."),
+    CHOICE("quant.observer", observer, observers, "\"minmax\"",
+           "Range of a group before tuning: minmax takes all its weights, as AutoRound does; mse "
+           "clips it where the squared error of rounding to nearest is lowest."),
     INT("quant.iters", iters, 0, 100000, "200",
         "Tuning iterations of a block; 0: round to nearest."),
     INT("quant.batch_size", batch_size, 1, 65536, "8", "Rows of a minibatch."),

@@ -111,8 +111,12 @@ static void start_row(const struct pass *pass, const struct rh_quant_item *item,
             return;
         }
         memset(q->v + p.at, 0, (size_t)p.n * sizeof(float));
-        q->alpha[p.group] = 1.0F;
-        q->beta[p.group] = 1.0F;
+        float factor = 1.0F;
+        if (q->search)
+            factor = rh_group_search(&scheme, q->lo[p.group], q->hi[p.group], w, p.n,
+                                     kernel_for(pass, p.n)->error);
+        q->alpha[p.group] = factor;
+        q->beta[p.group] = factor;
         struct rh_grid grid;
         grid_at(q, &scheme, p.group, &grid);
         kernel_for(pass, p.n)->forward(&grid, w, q->v + p.at, p.n, (float *)q->weight_q + p.at,

@@ -41,6 +41,22 @@ static void step(const struct rh_grid *grid, const float *w, float *v, const flo
     sums->grad_offset = lanes_sum(offset);
 }
 
+static float error(const struct rh_grid *grid, const float *w, int64_t n)
+{
+    struct rh_lanes scale = lanes_set(grid->scale);
+    struct rh_lanes low = lanes_set(grid->low);
+    struct rh_lanes high = lanes_set(grid->high);
+    struct rh_lanes sum = lanes_set(0.0F);
+    for (int64_t j = 0; j < n; j += 16) {
+        struct rh_lanes x = lanes_load(w + j);
+        struct rh_lanes r = lanes_round(lanes_div(x, scale));
+        struct rh_lanes d = lanes_min(high, lanes_max(low, r));
+        struct rh_lanes e = lanes_sub(lanes_mul(scale, d), x);
+        sum = lanes_add(sum, lanes_mul(e, e));
+    }
+    return lanes_sum(sum);
+}
+
 static void forward(const struct rh_grid *grid, const float *w, const float *v, int64_t n,
                     float *weight_q, uint8_t *codes)
 {
@@ -59,4 +75,4 @@ static void forward(const struct rh_grid *grid, const float *w, const float *v, 
     }
 }
 
-const struct rh_group_kernel KERNEL_SYMBOL = {KERNEL_NAME, true, step, forward};
+const struct rh_group_kernel KERNEL_SYMBOL = {KERNEL_NAME, true, step, error, forward};

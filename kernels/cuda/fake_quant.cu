@@ -319,7 +319,45 @@ __device__ __forceinline__ void advance_any(const struct rh_quantizer &q, const 
         forward_any(q, p, grid);
 }
 
-/* rh_group_range() of the CPU, then the first forward. */
+/* rh_group_error() of the CPU, in all lanes of the group. */
+__device__ __forceinline__ float error_of(const struct rh_quantizer &q, const struct place &p,
+                                          const struct rh_grid &grid)
+{
+    const __nv_bfloat16 *w = (const __nv_bfloat16 *)q.weight + p.at;
+    const float inverse = 1.0F / grid.scale;
+    struct pair sum = {};
+    for (int j = 2 * p.lane; j < p.n; j += STRIDE) {
+        const float a = __bfloat162float(w[j]);
+        const float e = grid.scale * lattice(grid, inverse, a, 0.0F) - a;
+        sum.a += e * e;
+        if (j + 1 < p.n) {
+            const float b = __bfloat162float(w[j + 1]);
+            const float f = grid.scale * lattice(grid, inverse, b, 0.0F) - b;
+            sum.b += f * f;
+        }
+    }
+    return group_sum(sum);
+}
+
+/* rh_group_search() of the CPU. By all lanes of a warp, whether their groups are theirs or not. */
+__device__ __forceinline__ float search(const struct rh_quantizer &q, const struct place &p,
+                                        float lo, float hi)
+{
+    float best = 1.0F;
+    float least = INFINITY;
+    for (int i = 0; i < RH_FACTOR_COUNT; i++) {
+        float alpha = rh_grid_factor(i);
+        float beta = alpha;
+        struct rh_grid grid;
+        rh_grid_make(&p.scheme, lo, hi, &alpha, &beta, &grid);
+        const float error = error_of(q, p, grid);
+        best = error < least ? alpha : best;
+        least = error < least ? error : least;
+    }
+    return best;
+}
+
+/* rh_group_range() of the CPU, the search when asked for, then the first forward. */
 __device__ __forceinline__ void start_group(const struct rh_quantizer &q, const struct place &p)
 {
     const __nv_bfloat16 *w = (const __nv_bfloat16 *)q.weight + p.at;
@@ -342,13 +380,13 @@ __device__ __forceinline__ void start_group(const struct rh_quantizer &q, const 
         hi = fmaxf(hi, __shfl_xor_sync(RH_FULL, hi, step));
         none += __shfl_xor_sync(RH_FULL, none, step);
     }
+    float alpha = q.search ? search(q, p, lo, hi) : 1.0F;
+    float beta = alpha;
     if (!p.mine)
         return;
     const float largest = -lo > hi ? -lo : hi;
     const float reach = p.scheme.sym ? largest / (float)(1 << (p.scheme.bits - 1))
                                      : (hi - lo) / (float)((1 << p.scheme.bits) - 1);
-    float alpha = 1.0F;
-    float beta = 1.0F;
     if (p.lane == 0) {
         q.lo[p.group] = lo;
         q.hi[p.group] = hi;

@@ -24,4 +24,5 @@ static void forward(const struct rh_grid *grid, const float *w, const float *v, 
     rh_group_forward(grid, w, v, n, weight_q, codes);
 }
 
-const struct rh_group_kernel rh_group_kernel_plain = {"plain", false, step, forward};
+const struct rh_group_kernel rh_group_kernel_plain = {"plain", false, step, rh_group_error,
+                                                        forward};

@@ -124,7 +124,8 @@ enum rh_rc pack_linear_load(struct pack_linear *p, const struct rh_linear *linea
 }
 
 enum rh_rc pack_linear_round(struct pack_linear *p, const struct rh_linear *linear,
-                             const struct rh_safetensors *source, struct rh_error *err)
+                             const struct rh_safetensors *source, enum rh_observer observer,
+                             struct rh_error *err)
 {
     const struct rh_tensor_info *info = rh_safetensors_find(source, linear->source);
     struct rh_scheme scheme = {linear->bits, linear->sym, linear->group_size};
@@ -139,7 +140,8 @@ enum rh_rc pack_linear_round(struct pack_linear *p, const struct rh_linear *line
         return rc;
     rh_to_f32(linear->dtype, p->raw, p->weight, count);
     rc = rh_round_to_nearest(&scheme, p->weight, linear->out_features, linear->in_features,
-                             p->codes, p->scales, linear->sym ? NULL : p->zeros, err);
+                             observer == RH_OBSERVER_MSE, p->codes, p->scales,
+                             linear->sym ? NULL : p->zeros, err);
     return rc == RH_OK ? RH_OK : rh_error_prefix(err, "%s", linear->name);
 }
 

@@ -2,6 +2,7 @@
 #define RH_PACK_STAGE_LINEAR_H
 
 #include "families/model_plan.h"
+#include "recipe/recipe.h"
 
 /*
  * Private to the library: one quantized linear from codes, or from its weight, to the three tensors
@@ -28,7 +29,8 @@ RH_MUST_USE enum rh_rc pack_linear_load(struct pack_linear *p, const struct rh_l
                                         const struct rh_safetensors *block, struct rh_error *err);
 /* The same by rounding the source weight to nearest. */
 RH_MUST_USE enum rh_rc pack_linear_round(struct pack_linear *p, const struct rh_linear *linear,
-                                         const struct rh_safetensors *source, struct rh_error *err);
+                                         const struct rh_safetensors *source,
+                                         enum rh_observer observer, struct rh_error *err);
 /* Packs and hands the three tensors to the writer; to[k] is the writer's index of qweight,
  * qzeros and scales. */
 RH_MUST_USE enum rh_rc pack_linear_put(struct pack_linear *p, const struct rh_linear *linear,

@@ -118,6 +118,7 @@ static enum rh_rc copy_rows(struct packing *p, const struct rh_linear *l,
 static enum rh_rc pack_quantized(struct packing *p, const struct rh_linear *l, struct rh_error *err)
 {
     static const char *const parts[] = {"qweight", "qzeros", "scales"};
+    const struct rh_recipe *recipe = rh_task_recipe(p->task);
     struct rh_output_tensor packed[3];
     size_t to[3] = {0};
     uint64_t bytes = 0;
@@ -135,7 +136,7 @@ static enum rh_rc pack_quantized(struct packing *p, const struct rh_linear *l, s
         rc = rh_task_check(p->task, err);
     if (rc == RH_OK)
         rc = p->block ? pack_linear_load(&p->linear, l, p->block, err)
-                      : pack_linear_round(&p->linear, l, p->source, err);
+                      : pack_linear_round(&p->linear, l, p->source, recipe->observer, err);
     if (rc == RH_OK)
         rc = pack_linear_put(&p->linear, l, p->writer, to, err);
     advance(p, bytes);

@@ -97,6 +97,7 @@ static void set_options(struct rh_session *s, int64_t samples)
         .lr = r->lr,
         .minmax_lr = r->minmax_lr,
         .minmax = r->enable_minmax_tuning,
+        .search = r->observer == RH_OBSERVER_MSE,
         .keep_last = r->not_use_best_mse,
     };
 }

@@ -159,6 +159,7 @@ static enum rh_rc make_memory(struct rh_tuner *t, struct rh_error *err)
     q->emit = &t->state->better;
     q->tokens = t->tokens;
     q->minmax = t->options.minmax;
+    q->search = t->options.search;
     static const int32_t never_always[2] = {0, 1};
     rc = rh_backend_upload(t->backend, t->state, &fresh, sizeof fresh, err);
     if (rc == RH_OK)

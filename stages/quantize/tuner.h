@@ -15,13 +15,14 @@
  */
 
 struct rh_tune_options {
-    int64_t iters;      /* 0: plain round to nearest */
+    int64_t iters;      /* 0: round to nearest */
     int64_t rows;       /* rows of an iteration */
     int64_t batch_size; /* rows of one forward and backward; the gradients of an iteration's batches
                          * are summed before the step */
     double lr;          /* 0: 1 / iters */
     double minmax_lr;   /* 0: lr */
     bool minmax;        /* tune alpha and beta */
+    bool search;        /* begin with the ranges of the lowest squared error of the weights */
     bool keep_last;     /* the result is the last iteration's, not that of the lowest loss */
 };
 

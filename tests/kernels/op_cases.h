@@ -55,7 +55,7 @@ struct rh_case {
     double flops[2], bytes[2];
 };
 
-#define RH_CASE_DIMS 7
+#define RH_CASE_DIMS 8
 struct rh_op_shape {
     const char *op;
     int64_t dims[RH_CASE_DIMS];

@@ -10,8 +10,8 @@
  */
 #define EXPERTS 16
 
-/* items, out_features, in_features, group, bits, sym, emit */
-enum { ITEMS, OUT, IN, GROUP, BITS, SYM, EMIT };
+/* items, out_features, in_features, group, bits, sym, emit, search */
+enum { ITEMS, OUT, IN, GROUP, BITS, SYM, EMIT, SEARCH };
 
 static int64_t stride_of(const int64_t *d)
 {
@@ -87,7 +87,8 @@ void rh_case_fake_quant(struct rh_case *c, const int64_t *d)
     int64_t groups = d[ITEMS] * d[OUT] * groups_of(d);
     enum rh_case_role code_role = d[EMIT] ? RH_CASE_OUT : RH_CASE_SCRATCH;
     struct rh_quantizer q = {.count = d[ITEMS], .rows = d[ITEMS] * d[OUT], .groups = groups,
-                             .rate = 0.125F, .minmax_rate = 0.0625F, .minmax = true, .iter = 3};
+                             .rate = 0.125F, .minmax_rate = 0.0625F, .minmax = true, .iter = 3,
+                             .search = d[SEARCH] != 0};
     q.items = filled(c, "items", RH_CASE_BYTES, RH_CASE_IN,
                      d[ITEMS] * (int64_t)sizeof *q.items, fill_items);
     q.weight = numbers(c, "weight", RH_CASE_ACT, RH_CASE_IN, weights, 0.02F, 0.0);

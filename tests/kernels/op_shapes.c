@@ -73,6 +73,8 @@ const struct rh_op_shape rh_op_shapes[] = {
     {"fake_quant", {3, 70, 384, 128, 4, 1, 0}},
     {"fake_quant", {3, 33, 100, 32, 3, 0, 1}},
     {"fake_quant", {2, 9, 200, 200, 8, 0, 1}},
+    {"fake_quant", {19, 7, 256, 128, 4, 1, 1, 1}},
+    {"fake_quant", {3, 33, 100, 32, 3, 0, 1, 1}},
     {"sum_gradients", {6, 64, 128, 128, 4}},
     {"sum_gradients", {2, 36, 92, 32, 4}},
     {"judge", {0, 0}},
@@ -117,5 +119,6 @@ const struct rh_op_shape rh_op_shapes_true[] = {
     /* 842 M weights */
     {"fake_quant", {803, 512, 2048, 128, 4, 1, 0}},
     {"fake_quant", {803, 512, 2048, 128, 4, 1, 1}},
+    {"fake_quant", {803, 512, 2048, 128, 4, 1, 0, 1}},
 };
 const int rh_op_shape_true_count = sizeof rh_op_shapes_true / sizeof rh_op_shapes_true[0];

@@ -249,9 +249,10 @@ static void every_scheme_gives_the_bytes_of_the_cpu(void **state)
 {
     (void)state;
     static const int bits[] = {2, 3, 4, 8};
-    for (int c = 0; c < 8; c++) {
+    for (int c = 0; c < 16; c++) {
         struct both b;
-        both_new(&b, bits[c / 2], c % 2 == 0);
+        both_new(&b, bits[c / 4], c % 2 == 0);
+        b.cpu.q.search = b.gpu.q.search = c / 2 % 2 == 1;
         rh_emu_set_order((uint64_t)c);
         start(&b);
         compare(&b, false);

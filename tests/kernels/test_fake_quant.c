@@ -197,9 +197,10 @@ static void every_instruction_set_and_thread_count_gives_the_same_bytes(void **s
     static const int bits[] = {2, 3, 4, 8};
     const char *best = rh_fake_quant_isa();
     int compared = 0;
-    for (int c = 0; c < 8; c++) {
+    for (int c = 0; c < 16; c++) {
         struct layers plain;
-        layers_new(&plain, bits[c / 2], c % 2 == 0);
+        layers_new(&plain, bits[c / 4], c % 2 == 0);
+        plain.q.search = c / 2 % 2 == 1;
         assert_true(rh_fake_quant_force_isa("plain"));
         run_steps(&plain, 1);
         for (int k = 0; k < 3; k++) {
@@ -207,7 +208,8 @@ static void every_instruction_set_and_thread_count_gives_the_same_bytes(void **s
                 continue;
             for (int threads = 1; threads <= 5; threads += 2) {
                 struct layers other;
-                layers_new(&other, bits[c / 2], c % 2 == 0);
+                layers_new(&other, bits[c / 4], c % 2 == 0);
+                other.q.search = plain.q.search;
                 run_steps(&other, threads);
                 assert_same_bytes(&plain, &other);
                 layers_free(&other);
@@ -216,7 +218,7 @@ static void every_instruction_set_and_thread_count_gives_the_same_bytes(void **s
         }
         layers_free(&plain);
     }
-    assert_true(compared >= 24);
+    assert_true(compared >= 48);
     assert_true(rh_fake_quant_force_isa(best));
     assert_false(rh_fake_quant_force_isa("avx1024"));
 }
@@ -331,7 +333,7 @@ static void check_rounded(const struct layers *l, const struct rh_quant_item *x,
     uint8_t *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, 2);
     assert_int_equal(rh_round_to_nearest(&scheme, l->weight + x->at, x->out_features,
-                                         x->in_features, codes, scales, zeros, NULL),
+                                         x->in_features, l->q.search, codes, scales, zeros, NULL),
                      RH_OK);
     assert_memory_equal(codes, l->q.codes + x->at, n);
     assert_memory_equal(scales, l->q.scales + x->group_at, groups * 2);
@@ -342,17 +344,19 @@ static void check_rounded(const struct layers *l, const struct rh_quant_item *x,
     rh_free(scales);
 }
 
-static void starting_is_plain_rounding_to_nearest(void **state)
+static void starting_is_rounding_to_nearest(void **state)
 {
     (void)state;
-    for (int sym = 0; sym < 2; sym++) {
+    for (int c = 0; c < 4; c++) {
+        bool sym = c % 2 == 1;
         struct layers l;
-        layers_new(&l, 4, sym == 1);
+        layers_new(&l, 4, sym);
+        l.q.search = c >= 2;
         struct rh_backend *backend = backend_new(2);
         start(backend, &l);
         advance(backend, &l, 0.0F, 0.0F, false, true); /* without gradients */
         for (int i = 0; i < ITEMS; i++)
-            check_rounded(&l, &l.items[i], sym == 1);
+            check_rounded(&l, &l.items[i], sym);
         rh_backend_free(backend);
         layers_free(&l);
     }
@@ -399,7 +403,7 @@ int main(void)
         cmocka_unit_test(a_step_follows_the_definition_of_a_group),
         cmocka_unit_test(a_sum_of_gradients_may_stand_for_them),
         cmocka_unit_test(emitted_codes_restore_the_weights_before_the_step),
-        cmocka_unit_test(starting_is_plain_rounding_to_nearest),
+        cmocka_unit_test(starting_is_rounding_to_nearest),
         cmocka_unit_test(damaged_numbers_name_the_lowest_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

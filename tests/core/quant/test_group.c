@@ -29,7 +29,7 @@ static void expect_codes(const float *w, float scale, const int q[N])
     const struct rh_scheme scheme = {4, true, N};
     uint8_t codes[N];
     uint16_t bits = 0;
-    assert_int_equal(rh_round_to_nearest(&scheme, w, 1, N, codes, &bits, NULL, NULL), RH_OK);
+    assert_int_equal(rh_round_to_nearest(&scheme, w, 1, N, false, codes, &bits, NULL, NULL), RH_OK);
     assert_true(rh_f16_to_f32(bits) == scale);
     for (int j = 0; j < N; j++)
         assert_int_equal(codes[j], q[j] + 8);
@@ -125,11 +125,11 @@ static void damaged_weights_are_refused_by_place(void **state)
     uint8_t codes[2 * N];
     uint16_t scales[4];
     struct rh_error err;
-    assert_int_equal(rh_round_to_nearest(&scheme, w, 2, N, codes, scales, NULL, &err),
+    assert_int_equal(rh_round_to_nearest(&scheme, w, 2, N, false, codes, scales, NULL, &err),
                      RH_ERR_NUMERIC);
     assert_non_null(strstr(err.message, "row 1, group 1"));
     w[13] = 1e6F;
-    assert_int_equal(rh_round_to_nearest(&scheme, w, 2, N, codes, scales, NULL, &err),
+    assert_int_equal(rh_round_to_nearest(&scheme, w, 2, N, false, codes, scales, NULL, &err),
                      RH_ERR_NUMERIC);
 }
 
@@ -140,13 +140,52 @@ static void a_short_last_group_has_a_scale_of_its_own(void **state)
     uint8_t codes[N];
     uint16_t scales[2];
     assert_int_equal(rh_scheme_groups(&scheme, N), 2);
-    assert_int_equal(rh_round_to_nearest(&scheme, row, 1, N, codes, scales, NULL, NULL), RH_OK);
+    assert_int_equal(rh_round_to_nearest(&scheme, row, 1, N, false, codes, scales, NULL, NULL),
+                     RH_OK);
     assert_true(rh_f16_to_f32(scales[0]) == 0.09375F);
     assert_true(rh_f16_to_f32(scales[1]) == 0.4375F / 8);
     assert_int_equal(codes[6], 0);
     assert_int_equal(codes[7], 8);
     const struct rh_scheme whole = {4, true, -1};
     assert_int_equal(rh_scheme_groups(&whole, 96), 1);
+}
+
+/* All weights but one lie on a grid of 3/4 of the range: clipping that one costs 1/16, and every
+ * other candidate more. */
+static void the_search_finds_the_range_of_the_lowest_error(void **state)
+{
+    (void)state;
+    const struct rh_scheme scheme = {4, true, -1};
+    float w[128];
+    for (int j = 0; j < 128; j++)
+        w[j] = 0.09375F * (float)(j % 16 - 8);
+    w[0] = -1.0F;
+    float factor = rh_group_search(&scheme, -1.0F, 0.65625F, w, 128, rh_group_error);
+    assert_true(factor == 0.75F);
+    uint8_t codes[128];
+    uint16_t bits = 0;
+    assert_int_equal(rh_round_to_nearest(&scheme, w, 1, 128, true, codes, &bits, NULL, NULL),
+                     RH_OK);
+    assert_true(rh_f16_to_f32(bits) == 0.09375F);
+    for (int j = 0; j < 128; j++)
+        assert_int_equal(codes[j], j % 16);
+    struct rh_grid grid;
+    float alpha = factor;
+    float beta = factor;
+    rh_grid_make(&scheme, -1.0F, 0.65625F, &alpha, &beta, &grid);
+    assert_true(rh_group_error(&grid, w, 128) == 0.0625F);
+}
+
+static void the_search_takes_the_widest_of_equal_ranges(void **state)
+{
+    (void)state;
+    for (int sym = 0; sym < 2; sym++) {
+        const struct rh_scheme scheme = {4, sym == 1, -1};
+        const float zeros[N] = {0};
+        const float tiny[N] = {1e-9F, -2e-9F};
+        assert_true(rh_group_search(&scheme, 0.0F, 0.0F, zeros, N, rh_group_error) == 1.0F);
+        assert_true(rh_group_search(&scheme, -2e-9F, 1e-9F, tiny, N, rh_group_error) == 1.0F);
+    }
 }
 
 /* Produced by auto-round's quant_tensor_sym and quant_tensor_asym with torch's autograd on the
@@ -284,6 +323,8 @@ int main(void)
         cmocka_unit_test(a_scale_below_the_threshold_stops_the_gradient_of_the_factors),
         cmocka_unit_test(damaged_weights_are_refused_by_place),
         cmocka_unit_test(a_short_last_group_has_a_scale_of_its_own),
+        cmocka_unit_test(the_search_finds_the_range_of_the_lowest_error),
+        cmocka_unit_test(the_search_takes_the_widest_of_equal_ranges),
         cmocka_unit_test(every_width_agrees_with_autograd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,6 +46,7 @@ static void a_wrong_recipe_says_what_would_be_right(void **state)
         {"{\"quant\": {\"iters\": 1.5}}", {"quant.iters is 1.5", "integer"}},
         {"{\"quant\": {\"sym\": \"yes\"}}", {"quant.sym", "true or false"}},
         {"{\"quant\": {\"lr\": 1e300}}", {"quant.lr", "from 0 to 10"}},
+        {"{\"quant\": {\"observer\": \"max\"}}", {"quant.observer", "\"minmax\"", "\"mse\""}},
         {"{\"quant\": 4}", {"quant must be an object"}},
         {"{\"mtp\": {\"method\": \"drop\"}}", {"mtp.method", "\"rtn\"", "\"keep\""}},
         {"{\"name\": \"../x\"}", {"name"}},
@@ -74,18 +75,21 @@ static void the_digest_sees_what_changes_the_bytes(void **state)
     struct rh_recipe *spelt = good("{\"quant\": {\"iters\": 200.0}, \"name\": \"other\"}");
     struct rh_recipe *threads = good("{\"resources\": {\"threads\": 3, \"prefetch_blocks\": 2}}");
     struct rh_recipe *iters = good("{\"quant\": {\"iters\": 201}}");
+    struct rh_recipe *observer = good("{\"quant\": {\"observer\": \"mse\"}}");
     struct rh_recipe *seed = good("{\"calibration\": {\"seed\": 43}}");
     assert_int_equal(strlen(plain->digest), 64);
     assert_string_equal(plain->digest, spelt->digest);
     assert_string_equal(plain->digest, threads->digest);
     assert_string_not_equal(plain->digest, iters->digest);
     assert_string_not_equal(plain->digest, seed->digest);
+    assert_string_not_equal(plain->digest, observer->digest);
     assert_string_not_equal(iters->digest, seed->digest);
     rh_recipe_free(plain);
     rh_recipe_free(spelt);
     rh_recipe_free(threads);
     rh_recipe_free(iters);
     rh_recipe_free(seed);
+    rh_recipe_free(observer);
 }
 
 static void the_canonical_form_is_a_recipe_again(void **state)

@@ -241,7 +241,7 @@ static void put_linear(const struct job *j, struct rh_safetensors_writer *w,
     float *weight = job_weight(j, l);
     uint8_t *codes = rh_alloc(count), *zeros = rh_alloc(groups), *raw = rh_alloc(stored);
     uint16_t *scales = rh_alloc_array(groups, sizeof *scales);
-    must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features, codes, scales,
+    must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features, false, codes, scales,
                              l->sym ? NULL : zeros, &error));
     rh_codes_store(codes, l->out_features, l->in_features, l->bits, raw);
     if (damage && damage->linear && strcmp(damage->linear, l->name) == 0) {

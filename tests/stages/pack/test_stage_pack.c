@@ -130,7 +130,8 @@ static void expect_rounded(const struct job *j, const char *name)
     float *expected = rh_alloc_array(count, sizeof *expected);
     uint8_t *codes = rh_alloc(count), *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, sizeof *scales);
-    must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features, codes, scales,
+    must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features,
+                             j->recipe->observer == RH_OBSERVER_MSE, codes, scales,
                              l->sym ? NULL : zeros, &err),
          &err);
     rh_dequantize(codes, scales, l->sym ? NULL : zeros, l->out_features, l->in_features,
@@ -181,6 +182,17 @@ static void a_four_bit_checkpoint_says_what_rounding_says(void **state)
     expect_rounded(j, LAYER0 "linear_attn.in_proj_qkv");
     expect_rounded(j, EXPERT1 "up_proj");
     expect_rounded(j, EXPERT1 "down_proj");
+    expect_rounded(j, "mtp.layers.0.mlp.experts.3.gate_proj");
+    expect_rounded(j, "mtp.layers.0.self_attn.q_proj");
+    job_free(j);
+}
+
+/* Blocks come as they were tuned; what is rounded here follows the recipe's observer. */
+static void the_observer_holds_for_mtp_too(void **state)
+{
+    (void)state;
+    struct job *j = finished("{\"quant\": {\"observer\": \"mse\"}}");
+    assert_int_equal(j->recipe->observer, RH_OBSERVER_MSE);
     expect_rounded(j, "mtp.layers.0.mlp.experts.3.gate_proj");
     expect_rounded(j, "mtp.layers.0.self_attn.q_proj");
     job_free(j);
@@ -445,6 +457,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_four_bit_checkpoint_says_what_rounding_says),
+        cmocka_unit_test(the_observer_holds_for_mtp_too),
         cmocka_unit_test(zero_points_of_asymmetric_codes_arrive),
         cmocka_unit_test(an_ignored_expert_of_a_fused_tensor_keeps_its_rows),
         cmocka_unit_test(experts_one_by_one_give_what_fused_ones_give),

@@ -73,8 +73,8 @@ static void *pack_part(const struct rh_checkpoint *c, const struct rh_linear *l,
     uint16_t *scales = rh_alloc_array(scale_count, sizeof *scales);
     void *out = rh_alloc(count * 4);
     rh_to_f32(l->dtype, raw, w, count);
-    must(rh_round_to_nearest(&scheme, w, l->out_features, l->in_features, codes, scales, zeros,
-                             &error));
+    must(rh_round_to_nearest(&scheme, w, l->out_features, l->in_features, false, codes, scales,
+                             zeros, &error));
     if (k == 0)
         rh_pack_qweight(codes, l->out_features, l->in_features, l->bits, out);
     else if (k == 1)

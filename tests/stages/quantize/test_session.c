@@ -196,9 +196,54 @@ static void the_device_is_looked_at_again_and_again(void **state)
     rh_emu_set_memory((size_t)1 << 30);
 }
 
+static void assert_same_files(const struct job *a, const struct job *b, int64_t block,
+                              const char *name)
+{
+    char *bytes[2] = {NULL, NULL};
+    size_t sizes[2] = {0, 0};
+    const struct job *jobs[2] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        struct rh_error err;
+        char *path = rh_format("%s/artifacts/tune-%05lld/%s", jobs[i]->dir, (long long)block, name);
+        nano_check(rh_fs_read(path, 1 << 26, &bytes[i], &sizes[i], &err), &err);
+        rh_free(path);
+    }
+    assert_true(sizes[0] > 0 && sizes[0] == sizes[1]);
+    assert_memory_equal(bytes[0], bytes[1], sizes[0]);
+    rh_free(bytes[0]);
+    rh_free(bytes[1]);
+}
+
+static void neither_threads_nor_a_stop_change_a_byte(void **state)
+{
+    (void)state;
+    struct job whole;
+    struct job parts;
+    job_open(&whole);
+    job_open(&parts);
+    struct job *jobs[2] = {&whole, &parts};
+    for (int i = 0; i < 2; i++) {
+        set(jobs[i], "resources.backend=cpu");
+        set(jobs[i], "quant.observer=mse");
+    }
+    set(&whole, "resources.threads=1");
+    set(&parts, "resources.threads=2");
+    run(&whole, &rh_quantize_stage, "tune", 0, BLOCKS - 1);
+    run(&parts, &rh_quantize_stage, "tune", 0, 0);
+    run(&parts, &rh_quantize_stage, "tune", 1, BLOCKS - 1);
+    for (int64_t b = 0; b < BLOCKS; b++) {
+        assert_same_files(&whole, &parts, b, "block.safetensors");
+        assert_same_files(&whole, &parts, b, "chain.safetensors");
+        assert_same_files(&whole, &parts, b, "report.json");
+    }
+    job_close(&whole);
+    job_close(&parts);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(neither_threads_nor_a_stop_change_a_byte),
         cmocka_unit_test(a_session_on_a_gpu_is_that_of_the_cpu),
         cmocka_unit_test(a_gpu_that_is_too_small_says_what_it_takes),
         cmocka_unit_test(the_device_is_looked_at_again_and_again),

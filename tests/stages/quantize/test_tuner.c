@@ -208,7 +208,7 @@ static void results_do_not_depend_on_the_number_of_threads(void **state)
         for (int k = 0; k < 2; k++) {
             struct rh_error err;
             struct rh_tune_options options = {.iters = 4, .rows = BATCH, .batch_size = 2,
-                                              .lr = 0.02, .minmax = true};
+                                              .lr = 0.02, .minmax = true, .search = k == 1};
             struct bench one;
             struct bench three;
             struct rh_tune_result a;
@@ -253,7 +253,7 @@ static void an_iteration_may_be_cut_into_batches(void **state)
     }
 }
 
-static bool is_rounded_to_nearest(const struct bench *b, const struct rh_tuned *tuned, size_t i)
+static bool is_rounded(const struct bench *b, const struct rh_tuned *tuned, size_t i, bool search)
 {
     const struct rh_tuned_linear *q = &tuned->linears[i];
     const float *weight = rh_block_arenas(b->block)->weights;
@@ -264,7 +264,7 @@ static bool is_rounded_to_nearest(const struct bench *b, const struct rh_tuned *
     uint8_t *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, 2);
     assert_int_equal(rh_round_to_nearest(&q->scheme, weight, q->out_features, q->in_features,
-                                         codes, scales, zeros, NULL),
+                                         search, codes, scales, zeros, NULL),
                      RH_OK);
     bool same = memcmp(codes, q->codes, n) == 0 && memcmp(scales, q->scales, groups * 2) == 0;
     rh_free(codes);
@@ -273,11 +273,16 @@ static bool is_rounded_to_nearest(const struct bench *b, const struct rh_tuned *
     return same;
 }
 
-static void no_iterations_round_to_nearest(void **state)
+static bool is_rounded_to_nearest(const struct bench *b, const struct rh_tuned *tuned, size_t i)
 {
-    (void)state;
+    return is_rounded(b, tuned, i, false);
+}
+
+static void check_without_iterations(bool search)
+{
     struct rh_error err;
-    struct rh_tune_options options = {.rows = BATCH, .batch_size = BATCH, .minmax = true};
+    struct rh_tune_options options = {.rows = BATCH, .batch_size = BATCH, .minmax = true,
+                                      .search = search};
     struct bench b;
     bench_open(&b, NULL, 2, 0, ROWS, TOKENS, &options);
     struct rh_tune_result result = {1.0, 1.0, 1};
@@ -286,9 +291,38 @@ static void no_iterations_round_to_nearest(void **state)
     struct rh_tuned tuned;
     nano_check(rh_tuned_take(b.tuner, &tuned, &err), &err);
     for (size_t i = 0; i < tuned.count; i++)
-        assert_true(is_rounded_to_nearest(&b, &tuned, i));
+        assert_true(is_rounded(&b, &tuned, i, search) && !is_rounded(&b, &tuned, i, !search));
     rh_tuned_done(&tuned);
     bench_close(&b);
+}
+
+static void no_iterations_round_to_nearest(void **state)
+{
+    (void)state;
+    check_without_iterations(false);
+    check_without_iterations(true);
+}
+
+static void a_searched_range_begins_with_a_lower_loss(void **state)
+{
+    (void)state;
+    for (int64_t index = 0; index < 4; index += 3) {
+        double losses[2];
+        for (int search = 0; search < 2; search++) {
+            struct rh_error err;
+            struct rh_tune_options options = {.iters = 1, .rows = ROWS, .batch_size = ROWS,
+                                              .minmax = true, .search = search == 1};
+            struct rh_tune_result result;
+            struct bench b;
+            bench_open(&b, NULL, 2, index, ROWS, TOKENS, &options);
+            nano_check(tune(&b, NULL, &result, &err), &err);
+            losses[search] = result.init_loss;
+            bench_close(&b);
+        }
+        print_message("block %lld: %.4e, without search %.4e\n", (long long)index, losses[1],
+                      losses[0]);
+        assert_true(losses[1] < losses[0]);
+    }
 }
 
 static void an_expert_without_tokens_stays_rounded_to_nearest(void **state)
@@ -368,6 +402,7 @@ int main(void)
         cmocka_unit_test(results_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(an_iteration_may_be_cut_into_batches),
         cmocka_unit_test(no_iterations_round_to_nearest),
+        cmocka_unit_test(a_searched_range_begins_with_a_lower_loss),
         cmocka_unit_test(an_expert_without_tokens_stays_rounded_to_nearest),
         cmocka_unit_test(damaged_numbers_and_watchers_end_the_loop),
         cmocka_unit_test(rates_are_the_recurrence_of_torch),
