@@ -2,7 +2,7 @@
 """The whole factory on a machine with a GPU:
 
   gpu_factory.py --bin DIR --out DIR [--model DIR] [--dataset FILE] [--iters N] [--nsamples N] [--seqlen N] [--seeds 42,1,2]
-             [--cpu-seeds 42]
+             [--cpu-seeds 42] [--set KEY=VALUE]...
 
 One job of each seed on the GPU, the first of them twice, which must give the same bytes, and one on the CPU; every checkpoint is
 verified against its source, every block's report must name the backend. With several GPUs, two jobs for each at once on as
@@ -29,9 +29,16 @@ def gpus():
 
 
 def settings(args, backend, seed):
-    return {"calibration.dataset": str(args.dataset), "calibration.nsamples": args.nsamples, "calibration.seqlen": args.seqlen,
-            "calibration.seed": seed, "quant.seed": seed, "quant.iters": args.iters, "resources.backend": backend,
-            "resources.threads": 0}
+    chosen = {"calibration.dataset": str(args.dataset), "calibration.nsamples": args.nsamples, "calibration.seqlen": args.seqlen,
+              "calibration.seed": seed, "quant.seed": seed, "quant.iters": args.iters, "resources.backend": backend,
+              "resources.threads": 0}
+    for word in args.set:
+        key, value = word.split("=", 1)
+        try:
+            chosen[key] = json.loads(value)
+        except json.JSONDecodeError:
+            chosen[key] = value
+    return chosen
 
 
 def reports(factory, job):
@@ -145,6 +152,7 @@ def main():
     parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--seeds", type=numbers, default=[42])
     parser.add_argument("--cpu-seeds", type=numbers, default=[42], help="jobs on the CPU, '' for none")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
     parser.add_argument("--seconds", type=float, default=200, help="for one job")
     args = parser.parse_args()
     args.bin, args.out = args.bin.resolve(), args.out.resolve()
