@@ -1,8 +1,8 @@
 /*
  * Preloaded into the programs under test: every distinct write below RH_SHIM_ROOT fails once with
  * "no space left on device". Distinct means program, call, file name (with numbers of jobs and
- * epochs left out) and how often the call was made on it. What has failed is remembered as an empty
- * file in RH_SHIM_SEEN, over processes and runs; RH_SHIM_BUDGET bounds the failures of a run, whose
+ * epochs left out) and how often the call was made on it. What has failed is remembered as a file
+ * in RH_SHIM_SEEN, over processes and runs; RH_SHIM_BUDGET bounds the failures of a run, whose
  * markers carry the name RH_SHIM_RUN.
  */
 #define _GNU_SOURCE
@@ -75,13 +75,17 @@ static int nth_time(uint64_t key)
     return n;
 }
 
-static bool create(const char *dir, const char *name)
+/* An empty file, or one that says for which call and path it stands. */
+static bool create(const char *dir, const char *name, const char *call, const char *on)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     long fd = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd >= 0)
+    if (fd >= 0) {
+        int size = call ? snprintf(path, sizeof path, "%s %s %s\n", program_invocation_short_name, call, on) : 0;
+        syscall(SYS_write, fd, path, (size_t)size);
         syscall(SYS_close, fd);
+    }
     return fd >= 0;
 }
 
@@ -93,7 +97,7 @@ static bool spend(const char *seen)
     for (int i = 0; run && budget && i < atoi(budget); i++) {
         char name[256];
         snprintf(name, sizeof name, "run-%s-%d", run, i);
-        if (create(seen, name))
+        if (create(seen, name, NULL, NULL))
             return true;
     }
     return false;
@@ -117,7 +121,7 @@ static bool fails(const char *call, const char *path)
     snprintf(marker, sizeof marker, "%s/%s", seen, name);
     if (syscall(SYS_faccessat, AT_FDCWD, marker, F_OK) == 0 || !spend(seen))
         return false;
-    return create(seen, name);
+    return create(seen, name, call, path + strlen(root));
 }
 
 static bool fd_fails(const char *call, int fd)

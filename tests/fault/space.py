@@ -72,7 +72,7 @@ def every_write(context):
     seen = context.root / "seen"
     seen.mkdir(exist_ok=True)
     runs = 0
-    budget = 40 if context.full else 6
+    budget = 200 if context.full else 6
     while True:
         env = {"LD_PRELOAD": str(library), "RH_SHIM_ROOT": str(context.root / "writes"), "RH_SHIM_SEEN": str(seen),
                "RH_SHIM_RUN": str(runs), "RH_SHIM_BUDGET": str(budget)}
