@@ -87,13 +87,13 @@ class Run:
         if self.apart:
             self.apart.revive()
 
-    def finish(self, each=None):
+    def finish(self, each=None, seconds=300):
         def step():
             self.revive()
             if each:
                 each()
 
-        self.factory.wait(self.job, 300, step)
+        self.factory.wait(self.job, seconds, step)
         if self.factory.stop() != 0:
             raise Failed("roundhoused did not leave cleanly")
         if self.apart:
@@ -112,9 +112,9 @@ class Run:
             process.wait()
 
 
-def guarded(run, each=None):
+def guarded(run, each=None, seconds=300):
     try:
-        run.finish(each)
+        run.finish(each, seconds)
     except BaseException:
         run.abandon()
         raise

@@ -78,7 +78,7 @@ def every_write(context):
                "RH_SHIM_RUN": str(runs), "RH_SHIM_BUDGET": str(budget)}
         before = len(list(seen.glob("w-*")))
         run = kills.Run(context, context.root / "writes", env=env)
-        kills.guarded(run, lambda: carry_on(run))
+        kills.guarded(run, lambda: carry_on(run), 900)
         runs += 1
         failed = len(list(seen.glob("w-*")))
         context.say(f"{failed - before} more writes failed once, {failed} in all, same bytes")
