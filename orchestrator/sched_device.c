@@ -33,16 +33,19 @@ void rh_sched_device_short(struct rh_sched *s, const char *worker, int64_t task,
     w->device_free = w->device_room = room;
 }
 
-/* The usable worker of the stage with the most room; without a device there is no bound. */
-static const struct rh_sched_worker *roomiest(const struct rh_sched *s, enum rh_stage_id stage)
+/* The usable worker of the stage with the most room; without a device there is no bound. size: not
+ * what is free of its device counts, but what it has. */
+static const struct rh_sched_worker *roomiest(const struct rh_sched *s, enum rh_stage_id stage,
+                                              bool size)
 {
     const struct rh_sched_worker *best = NULL;
     for (size_t i = 0; i < s->worker_count; i++) {
         const struct rh_sched_worker *w = s->workers[i];
         if (w->stage != stage || !rh_sched_usable(w))
             continue;
-        if (!best || (best->device_bytes > 0 &&
-                      (w->device_bytes == 0 || w->device_room > best->device_room)))
+        bool more = best && (size ? w->device_bytes > best->device_bytes
+                                  : w->device_room > best->device_room);
+        if (!best || (best->device_bytes > 0 && (w->device_bytes == 0 || more)))
             best = w;
     }
     return best;
@@ -70,11 +73,11 @@ char *rh_sched_device_lack(const struct rh_sched *s, const struct rh_sched_job *
     const struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
     if (!tune || tune->device_need == 0 || tune->state != RH_TASK_WAITING)
         return NULL;
-    const struct rh_sched_worker *best = roomiest(s, RH_STAGE_QUANTIZE);
+    const struct rh_sched_worker *best = roomiest(s, RH_STAGE_QUANTIZE, false);
     /* A fleet that has not come yet, after a start, parks nobody; who is parked stays so. */
     if (best ? rh_sched_fits_device(tune, best) : job->state != RH_JOB_BLOCKED)
         return NULL;
-    return lack_text(tune, best);
+    return lack_text(tune, roomiest(s, RH_STAGE_QUANTIZE, true));
 }
 
 bool rh_sched_wait_for_device(struct rh_sched *s, struct rh_sched_job *job)

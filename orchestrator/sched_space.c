@@ -57,11 +57,11 @@ int64_t rh_sched_unwritten(const struct rh_sched_job *job)
     return bytes; /* publishing links, or writes to another disk */
 }
 
-/* Parked with files on the disk already: the room it frees by ending is only had by letting it end.
- */
+/* Parked with files on the disk already: the room it frees by ending is only had by letting it end,
+ * which one that waits for a device cannot. */
 static bool has_begun(const struct rh_sched_job *job)
 {
-    return job->state == RH_JOB_BLOCKED && is_done(job, RH_OP_FETCH, 0);
+    return job->state == RH_JOB_BLOCKED && !job->lacks_device && is_done(job, RH_OP_FETCH, 0);
 }
 
 /* To jobs that have their reservation, and to those before `job` that wait for theirs. */

@@ -166,6 +166,44 @@ static void nobody_waits_for_a_job_that_waits(void **state)
     bench_teardown(&b);
 }
 
+/* Disk that only its end would free is not kept for it: it cannot end. */
+static void the_disk_is_for_those_that_can_go_on(void **state)
+{
+    struct bench b;
+    (void)state;
+    refused(&b, 32 * GB, 23 * GB);
+    b.job->graph->output_bytes[3] = 1000; /* two kilobytes of it are still to come */
+    rh_sched_space(b.s, rh_sched_defaults.headroom + 1500);
+    finish_what_runs(&b);
+    assert_int_equal(b.job->state, RH_JOB_BLOCKED);
+    b.job = bench_submit(&b, "J2", -1, 2, 0);
+    rh_sched_dispatch(b.s, b.now);
+    struct rh_graph *graph = rh_graph_new(3, 1, 2, 2);
+    graph->source_bytes[0] = 1000;
+    bench_finish(&b, bench_task(&b, RH_OP_PLAN, 0), graph);
+    assert_int_equal(b.job->state, RH_JOB_RUNNING);
+    assert_true(b.job->reserved);
+    bench_teardown(&b);
+}
+
+/* The worker with the most room need not be the largest one. */
+static void the_reason_names_the_largest_worker(void **state)
+{
+    struct bench b;
+    (void)state;
+    refused(&b, 32 * GB, 23 * GB);
+    finish_what_runs(&b);
+    const struct rh_sched_hello hello = {.id = "busy",
+                                         .incarnation = 1,
+                                         .stage = RH_STAGE_QUANTIZE,
+                                         .slots = 1,
+                                         .device_bytes = 80 * GB};
+    rh_sched_hello(b.s, b.now, &hello);
+    beat(&b, "busy", 1, 10 * GB, true);
+    assert_non_null(strstr(b.job->reason, "of the 80 GB of the largest worker 10 GB are free (busy)"));
+    bench_teardown(&b);
+}
+
 /* Before any worker has come after a start nothing is known; who was parked stays so. */
 static void what_was_found_out_outlives_a_restart(void **state)
 {
@@ -237,6 +275,8 @@ int main(void)
         cmocka_unit_test(memory_that_somebody_else_has_is_waited_for),
         cmocka_unit_test(a_worker_without_a_device_takes_everything),
         cmocka_unit_test(nobody_waits_for_a_job_that_waits),
+        cmocka_unit_test(the_disk_is_for_those_that_can_go_on),
+        cmocka_unit_test(the_reason_names_the_largest_worker),
         cmocka_unit_test(what_was_found_out_outlives_a_restart),
         cmocka_unit_test(resume_tries_it_all_the_same),
         cmocka_unit_test(a_full_disk_is_not_taken_for_a_small_device),
