@@ -16,6 +16,7 @@ struct heap {
     char *dir;
     int64_t ended_unix_ns, bytes;
     bool finished; /* else failed or cancelled */
+    bool unchanged; /* since it was measured */
 };
 
 /* Sizes take a walk through directories, which may take seconds: they are found out in a thread of
@@ -111,6 +112,26 @@ static void add_item(struct rh_json *items, const struct heap *heap)
     rh_json_append(items, item);
 }
 
+static enum rh_rc note_end(void *arg, const struct rh_job_row *row, const struct rh_sched_job *job,
+                           struct rh_error *err)
+{
+    struct heap *heap = arg;
+    (void)err;
+    heap->unchanged = (job->state == RH_JOB_DONE) == heap->finished &&
+                      row->finished_unix_ns == heap->ended_unix_ns;
+    return RH_OK;
+}
+
+/* Has the job stayed as it was since it was measured? It may also have been taken up and have ended
+ * again. */
+static bool is_unchanged(struct rh_factory *f, struct heap *heap)
+{
+    heap->unchanged = false;
+    return !rh_sched_find_job(f->sched, heap->id) &&
+           rh_database_jobs(f->db, RH_JOBS_ID, heap->id, note_end, heap, NULL) == RH_OK &&
+           heap->unchanged;
+}
+
 /* On the loop, with the sizes known. A job that was taken up meanwhile keeps its files. */
 static enum rh_rc decide(struct rh_gc_run *run, struct rh_json **out, struct rh_error *err)
 {
@@ -122,11 +143,11 @@ static enum rh_rc decide(struct rh_gc_run *run, struct rh_json **out, struct rh_
     int64_t kept = finished_bytes(run);
     enum rh_rc rc = RH_OK;
     for (size_t i = 0; i < run->count && rc == RH_OK; i++) {
-        const struct heap *heap = &run->heaps[i];
+        struct heap *heap = &run->heaps[i];
         double age_s = (double)(rh_clock_unix_ns() - heap->ended_unix_ns) * 1e-9;
         bool goes = heap->finished ? kept > retain
                                    : o->failed_after_s >= 0 && age_s >= (double)o->failed_after_s;
-        if (!goes || heap->bytes == 0 || rh_sched_find_job(f->sched, heap->id))
+        if (!goes || heap->bytes == 0 || !is_unchanged(f, heap))
             continue;
         kept -= heap->finished ? heap->bytes : 0;
         freed += heap->bytes;
@@ -206,8 +227,15 @@ static void start_run(struct rh_gc_run *run)
 void rh_factory_gc(struct rh_factory *f, const struct rh_gc_options *options, rh_gc_fn done,
                    void *arg)
 {
-    struct rh_gc_run *run = rh_alloc(sizeof *run);
     struct rh_gc_run **end = &f->gc_first;
+    if (f->stopping) { /* nobody waits for a walk that begins now */
+        struct rh_error err;
+        (void)!rh_fail(&err, RH_ERR_CANCELLED, "the factory is shutting down");
+        if (done)
+            done(arg, NULL, &err);
+        return;
+    }
+    struct rh_gc_run *run = rh_alloc(sizeof *run);
     *run = (struct rh_gc_run){.f = f, .options = *options, .done = done, .arg = arg};
     while (*end)
         end = &(*end)->next;
@@ -234,8 +262,11 @@ void rh_factory_look_after_space(struct rh_factory *f)
 {
     bool blocked = false;
     int64_t now = rh_factory_now();
-    for (size_t i = 0; i < rh_sched_job_count(f->sched); i++)
-        blocked = blocked || rh_sched_job_at(f->sched, i)->state == RH_JOB_BLOCKED;
+    for (size_t i = 0; i < rh_sched_job_count(f->sched); i++) {
+        const struct rh_sched_job *job = rh_sched_job_at(f->sched, i);
+        /* No file that goes makes a device larger. */
+        blocked = blocked || (job->state == RH_JOB_BLOCKED && !job->lacks_device);
+    }
     if (f->retain_bytes == 0 || f->stuck || f->stopping || f->gc_first || (!f->gc_due && !blocked) ||
         now < f->next_gc)
         return;

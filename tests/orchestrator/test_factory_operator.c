@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/fs.h"
 #include "base/mem.h"
 #include "house.h"
@@ -131,6 +132,38 @@ static void a_job_that_no_gpu_can_tune_waits_and_goes_on_by_itself(void **state)
     set_device(h, "80e9 79e9"); /* and ends */
     house_await(h, large, "done");
     assert_int_equal(house_count(h, large, "block.done", NULL), 3);
+    unsetenv("FAKE_DEVICE");
+    rh_free(small);
+    rh_free(large);
+}
+
+static bool is_late(struct house *h, void *at)
+{
+    (void)h;
+    return rh_clock_ns() >= *(const int64_t *)at;
+}
+
+/* Files of finished jobs go for a job that waits for room on the disk, and for no other. */
+static void nothing_is_collected_for_a_job_that_waits_for_a_gpu(void **state)
+{
+    struct house *h = *state;
+    h->sched.retry_ms = 50;
+    h->options.retain_bytes = INT64_C(1) << 40;
+    set_device(h, "24e9 23e9");
+    house_mark(h, "weights");
+    house_mark(h, "large");
+    house_open(h);
+    char *large = house_submit(h, "large");
+    house_await(h, large, "blocked");
+    house_unmark(h, "large");
+    char *small = house_submit(h, "small");
+    house_await(h, small, "done");
+    house_close(h);
+    house_open(h);
+    int64_t at = rh_clock_ns() + INT64_C(2000000000); /* a few ticks */
+    house_wait(h, is_late, &at, 10);
+    expect_reason(h, large, "tune needs 32 GB of GPU memory");
+    assert_true(house_has(h, small, "artifacts/fetch-00000/tensors.safetensors"));
     unsetenv("FAKE_DEVICE");
     rh_free(small);
     rh_free(large);
@@ -442,6 +475,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_job_that_no_gpu_can_tune_waits_and_goes_on_by_itself),
+        TEST(nothing_is_collected_for_a_job_that_waits_for_a_gpu),
         TEST(a_task_that_kills_its_worker_is_quarantined_and_the_queue_flows_on),
         TEST(a_compute_thread_that_hangs_is_seen_although_its_worker_beats),
         TEST(a_job_submitted_on_hold_starts_when_it_is_resumed),

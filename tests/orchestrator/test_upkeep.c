@@ -201,6 +201,56 @@ static void a_job_taken_up_meanwhile_is_not_collected(void **state)
     rh_free(id);
 }
 
+/* Nor does one that was taken up and has ended again: it failed just now. */
+static void a_job_that_ended_again_meanwhile_is_not_collected(void **state)
+{
+    struct house *h = *state;
+    char *id = unfinished_job(h);
+    const struct rh_gc_options options = {.retain_bytes = -1, .failed_after_s = 0};
+    struct collecting c = {.wanted = 1};
+    house_close(h);
+    h->options.spawn = false;
+    house_open(h);
+    rh_factory_gc(h->factory, &options, collected, &c);
+    house_desire(h, id, "run");
+    house_desire(h, id, "cancel");
+    assert_int_equal(c.got, 0);
+    house_wait(h, all_collected, &c, 20);
+    assert_int_equal(rh_json_count(rh_json_get(c.report, "items")), 0);
+    assert_true(house_has(h, id, "artifacts/fetch-00000/tensors.safetensors"));
+    rh_json_free(c.report);
+    rh_free(id);
+}
+
+static void refused(void *arg, const struct rh_json *report, const struct rh_error *err)
+{
+    assert_null(report);
+    *(enum rh_rc *)arg = err->rc;
+}
+
+static void on_stopped(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+/* Whoever asks at the very end is told so at once: the API ends with the factory. */
+static void none_begins_while_the_factory_stops(void **state)
+{
+    struct house *h = *state;
+    const struct rh_gc_options options = {.retain_bytes = -1, .failed_after_s = 0};
+    enum rh_rc rc = RH_OK;
+    bool stopped = false;
+    h->options.spawn = false;
+    house_open(h);
+    rh_factory_stop(h->factory, on_stopped, &stopped);
+    rh_factory_gc(h->factory, &options, refused, &rc);
+    assert_int_equal(rc, RH_ERR_CANCELLED);
+    uv_run(&h->loop, UV_RUN_DEFAULT);
+    assert_true(stopped);
+    rh_factory_free(h->factory);
+    h->factory = NULL;
+}
+
 static bool is_gone(struct house *h, void *id)
 {
     return !house_has(h, id, "artifacts/fetch-00000/tensors.safetensors");
@@ -270,6 +320,8 @@ int main(void)
         TEST(a_directory_that_is_none_is_said_so),
         TEST(collections_wait_for_each_other),
         TEST(a_job_taken_up_meanwhile_is_not_collected),
+        TEST(a_job_that_ended_again_meanwhile_is_not_collected),
+        TEST(none_begins_while_the_factory_stops),
         TEST(a_failed_job_without_its_files_starts_from_nothing),
         TEST(what_is_retained_is_reused_and_goes_when_it_must),
         TEST(what_failed_for_good_stays_as_evidence),
