@@ -329,6 +329,18 @@ out:
     return rc;
 }
 
+static enum rh_rc open_database(struct rh_factory *f, struct rh_error *err)
+{
+    char *path = rh_fs_join(f->state_dir, "roundhouse.db");
+    rh_database_close(f->db);
+    f->db = NULL;
+    enum rh_rc rc = rh_database_open(path, &f->db, err);
+    if (rc == RH_OK)
+        rc = rh_database_next_epoch(f->db, &f->epoch, err);
+    rh_free(path);
+    return rc;
+}
+
 /* Everything before the first socket: nobody else may be at work here. */
 static enum rh_rc open_state(struct rh_factory *f, const struct rh_factory_options *options,
                              struct rh_error *err)
@@ -352,12 +364,10 @@ static enum rh_rc open_state(struct rh_factory *f, const struct rh_factory_optio
         rc = make_directory(f->state_dir, "log", err);
     if (rc == RH_OK)
         rc = make_directory(f->state_dir, "trash", err);
-    char *path = rh_fs_join(f->state_dir, "roundhouse.db");
     if (rc == RH_OK)
-        rc = rh_database_open(path, &f->db, err);
-    if (rc == RH_OK)
-        rc = rh_database_next_epoch(f->db, &f->epoch, err);
-    rh_free(path);
+        rc = open_database(f, err);
+    if ((rc == RH_ERR_NO_SPACE || rc == RH_ERR_IO) && f->lock_fd >= 0 && rh_factory_drop_ballast(f))
+        rc = open_database(f, err);
     return rc;
 }
 

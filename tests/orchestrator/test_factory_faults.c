@@ -401,6 +401,13 @@ static bool has_ballast(struct house *h, void *wanted)
     return there == *(const bool *)wanted;
 }
 
+static bool takes_up_room(struct house *h, void *path)
+{
+    uint64_t size = 0;
+    (void)h;
+    return rh_fs_size(path, &size, NULL) == RH_OK && size > 0;
+}
+
 /* The last byte of the disk is taken, and what operators want is stored all the same. */
 static void on_a_full_disk_the_ballast_lets_rows_be_stored(void **state)
 {
@@ -425,7 +432,20 @@ static void on_a_full_disk_the_ballast_lets_rows_be_stored(void **state)
     assert_int_equal(unlink(filler), 0);
     house_wait(h, has_ballast, &yes, 10);
     house_close(h);
+    /* It is there for a start, too. */
+    rh_free(filler);
+    filler = fill_disk(h->state);
     house_open(h);
+    house_wait(h, has_ballast, &no, 10);
+    assert_int_equal(unlink(filler), 0);
+    house_wait(h, has_ballast, &yes, 10);
+    house_close(h);
+    /* A crash has left one that takes up nothing. */
+    char *ballast = rh_fs_join(h->state, "ballast");
+    assert_int_equal(truncate(ballast, 0), 0);
+    house_open(h);
+    house_wait(h, takes_up_room, ballast, 10);
+    rh_free(ballast);
     assert_int_equal(house_count(h, id, "job.desired", NULL), 10);
     house_close(h);
     assert_int_equal(umount(h->state), 0);
