@@ -7,6 +7,13 @@
 #include "task.h"
 #include "wire/socket.h"
 
+/* An attempt whose result the orchestrator has acknowledged. */
+struct rh_settled {
+    int64_t task, epoch;
+};
+
+#define RH_SETTLED_MAX 64
+
 struct rh_link {
     const struct rh_stage *stage;
     struct rh_link_options options;
@@ -18,6 +25,8 @@ struct rh_link {
     struct rh_zmq *zmq;
     struct rh_socket *socket;
     struct rh_task *tasks;
+    struct rh_settled settled[RH_SETTLED_MAX]; /* a ring of the last ones of this session */
+    size_t settled_count;
     bool welcomed, draining, stopping;
     bool refused; /* failure says why; nothing more is said */
     uint64_t session, orch_epoch;

@@ -220,9 +220,24 @@ static void start_task(struct rh_link *link, const Rh__Assign *a, const struct r
            (long long)a->index, (long long)a->epoch);
 }
 
+static void settle(struct rh_link *link, int64_t task, int64_t epoch)
+{
+    link->settled[link->settled_count++ % RH_SETTLED_MAX] = (struct rh_settled){task, epoch};
+}
+
+/* A network may bring an assignment again when its result is long taken over. */
+static bool is_settled(const struct rh_link *link, int64_t task, int64_t epoch)
+{
+    for (size_t i = 0; i < link->settled_count && i < RH_SETTLED_MAX; i++) {
+        if (link->settled[i].task == task && link->settled[i].epoch == epoch)
+            return true;
+    }
+    return false;
+}
+
 static void on_assign(struct rh_link *link, const Rh__Assign *a)
 {
-    if (link->refused)
+    if (link->refused || is_settled(link, a->task, a->epoch))
         return;
     if (find(link, a->task, a->epoch)) {
         say_accepted(link, a->task, a->epoch);
@@ -278,6 +293,8 @@ static void on_welcome(struct rh_link *link, const Rh__Welcome *w)
     }
     link->orch_epoch = w->orch_epoch;
     link->welcomed = true;
+    if (link->session != w->session)
+        link->settled_count = 0; /* a restored orchestrator may count epochs anew */
     link->session = w->session;
     link->beat_ms = w->beat_ms > 0 ? w->beat_ms : link->beat_ms;
     link->beats_unanswered = 0;
@@ -320,6 +337,7 @@ static void on_ack(struct rh_link *link, const Rh__Ack *a)
         revoke(link, a->task, a->epoch, "the lease is over");
     } else if (!a->checkpoint) {
         t->drop = true;
+        settle(link, t->id, t->epoch);
     } else {
         pthread_mutex_lock(&t->lock);
         struct rh_checkpoint_note *note = t->notes;
