@@ -54,7 +54,8 @@ static uint64_t hash_path(uint64_t h, const char *path)
         size_t digits = 0;
         for (size_t i = 0; i < size; i++)
             digits += isdigit((unsigned char)path[i]) != 0;
-        if (size < 20 || digits < 4) /* no job id */
+        bool numbers = size > 0 && strspn(path, "0123456789-") == size; /* a name in the trash */
+        if (!numbers && (size < 20 || digits < 4)) /* no job id */
             h = hash(h, path, without_epoch(path, size));
         h = hash(h, "/", 1);
         path += size + (path[size] == '/');
