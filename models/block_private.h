@@ -91,6 +91,9 @@ int64_t rh_block_vector_bytes(const struct rh_sizes *n);
 RH_MUST_USE enum rh_rc rh_block_load(struct rh_block *block, const struct rh_unit *unit,
                                      const char *prefix, const struct rh_tensor_source *source,
                                      struct rh_error *err);
+/* A whole tensor of `count` elements as float. */
+RH_MUST_USE enum rh_rc rh_weights_read(const struct rh_safetensors *file, const char *name,
+                                       int64_t count, float *out, struct rh_error *err);
 /* Parts; all read the block's last-forward members. */
 void rh_full_attention_forward(struct rh_block *block);
 void rh_full_attention_backward(struct rh_block *block);

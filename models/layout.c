@@ -307,6 +307,19 @@ static void apply_group(struct builder *b, const struct rh_tensor_group *g, int6
     }
 }
 
+/* The MTP head follows the last block. */
+static int64_t step_of(const struct builder *b)
+{
+    const struct rh_unit *u = b->unit;
+    if (u->kind == RH_UNIT_BLOCK)
+        return u->block;
+    for (size_t i = 0; u->kind == RH_UNIT_MTP && i < u->linear_count; i++) {
+        if (u->linears[i].bits < 16 && b->recipe->mtp == RH_MTP_TUNE)
+            return b->plan->config.num_hidden_layers;
+    }
+    return -1;
+}
+
 /* `layer` is the block's number, -1 for other units. */
 static void add_unit(struct builder *b, const struct rh_unit_rules *rules, int64_t layer)
 {
@@ -337,6 +350,7 @@ static void add_unit(struct builder *b, const struct rh_unit_rules *rules, int64
                         repeat ? b->family->dimension(&p->config, repeat) : 1);
         }
     }
+    u->step = step_of(b);
     if (u->tensor_count > 0)
         qsort(u->tensors, u->tensor_count, sizeof *u->tensors, by_place);
 }

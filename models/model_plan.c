@@ -167,3 +167,34 @@ const struct rh_unit *rh_model_plan_block(const struct rh_model_plan *plan, int6
     }
     return NULL;
 }
+
+int64_t rh_model_plan_steps(const struct rh_model_plan *plan)
+{
+    int64_t steps = 0;
+    for (size_t i = 0; i < plan->unit_count; i++)
+        steps += plan->units[i].step >= 0;
+    return steps;
+}
+
+const struct rh_unit *rh_model_plan_step(const struct rh_model_plan *plan, int64_t step)
+{
+    for (size_t i = 0; i < plan->unit_count && step >= 0; i++) {
+        if (plan->units[i].step == step)
+            return &plan->units[i];
+    }
+    return NULL;
+}
+
+const struct rh_unit *rh_model_plan_kind(const struct rh_model_plan *plan, enum rh_unit_kind kind)
+{
+    for (size_t i = 0; i < plan->unit_count; i++) {
+        if (plan->units[i].kind == kind)
+            return &plan->units[i];
+    }
+    return NULL;
+}
+
+bool rh_unit_has_in_layer(const struct rh_unit *unit, const char *name)
+{
+    return strncmp(name, unit->prefix, strlen(unit->prefix)) == 0;
+}

@@ -80,6 +80,9 @@ struct rh_unit {
     size_t index; /* position in plan->units */
     enum rh_unit_kind kind;
     int64_t block;       /* layer number of a BLOCK, MTP layer number of an MTP unit, else -1 */
+    /* Position among what is tuned: the blocks, then, when the recipe says so, the MTP head;
+     * -1: not tuned. */
+    int64_t step;
     char *name;          /* "head", "block 3", "mtp", "visual", "tail" */
     char *prefix;        /* "model.language_model.layers.3." for blocks */
     enum rh_mixer mixer; /* of a BLOCK or MTP unit */
@@ -174,6 +177,13 @@ const char *rh_unit_kind_name(enum rh_unit_kind kind); /* "head", "block", ... *
 
 /* The unit of a block, NULL when there is none. */
 const struct rh_unit *rh_model_plan_block(const struct rh_model_plan *plan, int64_t block);
+/* How many units are tuned, and the one of a step; NULL when there is none. */
+int64_t rh_model_plan_steps(const struct rh_model_plan *plan);
+const struct rh_unit *rh_model_plan_step(const struct rh_model_plan *plan, int64_t step);
+/* The first unit of a kind; NULL when there is none. */
+const struct rh_unit *rh_model_plan_kind(const struct rh_model_plan *plan, enum rh_unit_kind kind);
+/* Is the linear, or tensor, one of the unit's layer? mtp.fc and the norms beside it are not. */
+bool rh_unit_has_in_layer(const struct rh_unit *unit, const char *name);
 
 /* Output shapes of a quantized linear (format.md §1.1): qweight, qzeros, scales in that order. */
 void rh_linear_packed(const struct rh_linear *linear, struct rh_output_tensor out[3]);

@@ -57,6 +57,8 @@ static struct rh_json *units_json(const struct rh_model_plan *plan)
         struct rh_json *u = rh_json_new_object();
         rh_json_set_string(u, "kind", rh_unit_kind_name(unit->kind));
         rh_json_set_string(u, "name", unit->name);
+        if (unit->step >= 0)
+            rh_json_set_int(u, "step", unit->step);
         rh_json_set_int(u, "source_tensors", (int64_t)unit->tensor_count);
         rh_json_set_int(u, "source_bytes", (int64_t)unit->source_bytes);
         rh_json_set_int(u, "quantized_linears", quantized);

@@ -46,6 +46,13 @@ static struct rh_json *extra_config(const struct rh_model_plan *plan, bool mtp)
     return extra;
 }
 
+static const char *mtp_method(enum rh_mtp_method method)
+{
+    static const char *const names[] = {
+        [RH_MTP_RTN] = "rtn", [RH_MTP_KEEP] = "keep", [RH_MTP_TUNE] = "tune"};
+    return names[method];
+}
+
 /* What was done, for readers; no loader looks at it. */
 static struct rh_json *provenance(const struct rh_recipe *recipe)
 {
@@ -56,7 +63,7 @@ static struct rh_json *provenance(const struct rh_recipe *recipe)
     rh_json_set_int(node, "seed", recipe->seed);
     rh_json_set_int(node, "calibration_seed", recipe->calibration_seed);
     rh_json_set_bool(node, "enable_minmax_tuning", recipe->enable_minmax_tuning);
-    rh_json_set_string(node, "mtp_method", recipe->mtp == RH_MTP_RTN ? "rtn" : "keep");
+    rh_json_set_string(node, "mtp_method", mtp_method(recipe->mtp));
     return node;
 }
 

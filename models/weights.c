@@ -169,12 +169,11 @@ static enum rh_rc load_matrix(const struct loader *l, const char *name, int64_t 
 }
 
 /* A whole tensor as float in host memory. */
-static enum rh_rc read_vector(const struct rh_tensor_source *source, const char *prefix,
-                              const char *name, int64_t count, float *out, struct rh_error *err)
+static enum rh_rc read_floats(const struct rh_tensor_source *source, const char *name,
+                              int64_t count, float *out, struct rh_error *err)
 {
     const struct rh_tensor_info *info = NULL;
-    char *full = rh_format("%s%s", prefix, name);
-    enum rh_rc rc = find(source, full, count, &info, err);
+    enum rh_rc rc = find(source, name, count, &info, err);
     if (rc == RH_OK) {
         uint64_t bytes = (uint64_t)count * rh_dtype_size(info->dtype);
         void *raw = rh_alloc((size_t)bytes);
@@ -183,6 +182,14 @@ static enum rh_rc read_vector(const struct rh_tensor_source *source, const char 
             rh_to_f32(info->dtype, raw, out, (size_t)count);
         rh_free(raw);
     }
+    return rc;
+}
+
+static enum rh_rc read_vector(const struct rh_tensor_source *source, const char *prefix,
+                              const char *name, int64_t count, float *out, struct rh_error *err)
+{
+    char *full = rh_format("%s%s", prefix, name);
+    enum rh_rc rc = read_floats(source, full, count, out, err);
     rh_free(full);
     return rc;
 }
@@ -343,11 +350,22 @@ static enum rh_rc read_file(const void *file, const struct rh_tensor_info *tenso
     return rh_safetensors_read(file, tensor, begin, size, buffer, err);
 }
 
+static struct rh_tensor_source source_of(const struct rh_safetensors *file)
+{
+    return (struct rh_tensor_source){rh_safetensors_path(file), find_in_file, read_file, file};
+}
+
+enum rh_rc rh_weights_read(const struct rh_safetensors *file, const char *name, int64_t count,
+                           float *out, struct rh_error *err)
+{
+    struct rh_tensor_source source = source_of(file);
+    return read_floats(&source, name, count, out, err);
+}
+
 enum rh_rc rh_block_new(struct rh_backend *backend, const struct rh_model_config *config,
                         const struct rh_unit *unit, const struct rh_safetensors *weights,
                         struct rh_block **out, struct rh_error *err)
 {
-    struct rh_tensor_source source = {rh_safetensors_path(weights), find_in_file, read_file,
-                                      weights};
+    struct rh_tensor_source source = source_of(weights);
     return rh_block_new_from(backend, config, unit, &source, out, err);
 }

@@ -36,6 +36,13 @@ static struct rh_json *stages_json(const struct rh_sched_job *job)
     return stages;
 }
 
+/* Of an ended job there is no graph any more, but what was done. */
+static bool tunes_mtp(const struct rh_sched_job *job, const struct rh_job_info *info)
+{
+    bool last = info->metric_count > 0 && info->metrics[info->metric_count - 1].mtp;
+    return job->graph ? job->graph->mtp >= 0 : last;
+}
+
 static struct rh_json *blocks_json(const struct rh_sched_job *job, const struct rh_job_info *info)
 {
     struct rh_json *blocks = rh_json_new_object();
@@ -45,6 +52,8 @@ static struct rh_json *blocks_json(const struct rh_sched_job *job, const struct 
         tune = job->tasks[i]->op == RH_OP_TUNE ? job->tasks[i] : NULL;
     rh_json_add(blocks, "done", rh_json_new_int(tune ? tune->next : 0));
     rh_json_add(blocks, "total", rh_json_new_int(tune ? tune->last + 1 : 0));
+    if (tunes_mtp(job, info))
+        rh_json_add(blocks, "mtp", rh_json_new_bool(true));
     if (!tune || tune->state != RH_TASK_LEASED || tune->next > tune->last)
         return blocks;
     rh_json_add(blocks, "current", rh_json_new_int(tune->next));
@@ -107,6 +116,8 @@ static struct rh_json *metrics_json(const struct rh_job_info *info)
         const struct rh_block_metric *m = &info->metrics[i];
         struct rh_json *block = rh_json_new_object();
         rh_json_add(block, "block", rh_json_new_int(m->block));
+        if (m->mtp)
+            rh_json_add(block, "unit", rh_json_new_string("mtp"));
         add_number(block, "init_loss", m->init_loss);
         add_number(block, "best_loss", m->best_loss);
         rh_json_add(block, "best_iter",

@@ -15,6 +15,7 @@
 /* One tuned block, from its block.done event; NAN: not said. */
 struct rh_block_metric {
     int64_t block, best_iter; /* best_iter -1: not said */
+    bool mtp;                 /* it is the MTP head, which counts as one more */
     double init_loss, best_loss, seconds;
     /* Experts and their calibration tokens; experts 0: not said. */
     int64_t experts, floor, below_floor, tokens_min, tokens_median;

@@ -64,6 +64,8 @@ void rh_job_info_add_metric(struct rh_job_info *info, int64_t block, const struc
     m.seconds = rh_json_number(rh_json_get(data, "seconds"), (double)NAN);
     if (!rh_json_int(rh_json_get(data, "best_iter"), &m.best_iter))
         m.best_iter = -1;
+    const char *unit = rh_json_string(rh_json_get(data, "unit"));
+    m.mtp = unit && strcmp(unit, "mtp") == 0;
     read_experts(rh_json_get(data, "experts"), &m);
     if (at == info->metric_count || info->metrics[at].block != block) {
         info->metrics =

@@ -137,7 +137,8 @@ static bool add_inputs(struct rh_strbuf *text, const struct rh_sched_job *job, e
     static const char *const tune_sections[] = {"quant", NULL};
     static const char *const pack_sections[] = {"quant", "mtp", NULL};
     const struct rh_job_info *info = job->user;
-    bool is_block = index >= 1 && index <= job->graph->blocks;
+    int64_t blocks = job->graph->blocks;
+    int64_t step = rh_graph_step_of(job->graph, index); /* of a packed unit */
     switch (op) {
     case RH_OP_FETCH:
         rh_strbuf_puts(text, info->unit_digests[index]);
@@ -147,13 +148,15 @@ static bool add_inputs(struct rh_strbuf *text, const struct rh_sched_job *job, e
         rh_strbuf_printf(text, "config %s\nblock %" PRId64 "\n", info->config_digest, index);
         return add_input(text, info->dir, "calibrate", 0) &&
                add_input(text, info->dir, "fetch", 0) &&
-               add_input(text, info->dir, "fetch", index + 1) &&
+               add_input(text, info->dir, "fetch", rh_graph_unit_of(job->graph, index)) &&
+               /* The MTP head also takes the final norm. */
+               (index < blocks || add_input(text, info->dir, "fetch", blocks + 1)) &&
                (index == 0 || add_input(text, previous, "tune", index - 1));
     case RH_OP_PACK:
         add_recipe(text, info, pack_sections);
         rh_strbuf_printf(text, "config %s\nunit %" PRId64 "\n", info->config_digest, index);
         return add_input(text, info->dir, "fetch", index) &&
-               (!is_block || add_input(text, info->dir, "tune", index - 1));
+               (step < 0 || add_input(text, info->dir, "tune", step));
     case RH_OP_SHARD:
         return add_shard_inputs(text, job, index);
     default:

@@ -66,6 +66,7 @@ static struct rh_graph *graph_alloc(int64_t units, int64_t shards)
 {
     struct rh_graph *g = rh_alloc(sizeof *g);
     g->units = units;
+    g->mtp = -1;
     g->shards = shards;
     g->shard_units = rh_alloc((size_t)(units * shards) + 1);
     g->source_bytes = rh_alloc_array((size_t)units + 1, sizeof *g->source_bytes);
@@ -77,7 +78,7 @@ static struct rh_graph *graph_alloc(int64_t units, int64_t shards)
 struct rh_graph *rh_graph_new(int64_t blocks, int64_t extra_units, int64_t files, int64_t shards)
 {
     struct rh_graph *g = graph_alloc(1 + blocks + extra_units, shards);
-    g->blocks = blocks;
+    g->blocks = g->steps = blocks;
     g->files = files;
     for (int64_t u = 0; u < g->units && shards > 0; u++)
         g->shard_units[(u % shards) * g->units + u] = 1;
@@ -93,6 +94,20 @@ void rh_graph_free(struct rh_graph *graph)
     rh_free(graph->output_bytes);
     rh_free(graph->shard_bytes);
     rh_free(graph);
+}
+
+int64_t rh_graph_unit_of(const struct rh_graph *graph, int64_t step)
+{
+    if (step < 0 || step >= graph->steps)
+        return -1;
+    return step < graph->blocks ? step + 1 : graph->mtp;
+}
+
+int64_t rh_graph_step_of(const struct rh_graph *graph, int64_t unit)
+{
+    if (unit >= 1 && unit <= graph->blocks)
+        return unit - 1;
+    return unit >= 0 && unit == graph->mtp ? graph->blocks : -1;
 }
 
 int64_t rh_graph_count(const struct rh_graph *graph, enum rh_op_id op)
@@ -148,6 +163,28 @@ static enum rh_rc count_blocks(const struct rh_json *units, const char *what, in
     if (blocks == 0)
         return rh_fail(err, RH_ERR_FORMAT, "%s: no unit of kind \"block\"", what);
     *out = blocks;
+    return RH_OK;
+}
+
+/* The MTP head is tuned after the last block, on the final norm, which is the unit in between. */
+static enum rh_rc find_mtp(struct rh_graph *g, const struct rh_json *units, const char *what,
+                           struct rh_error *err)
+{
+    int64_t position = 0, step = 0;
+    for (const struct rh_json *u = rh_json_first(units); u; u = rh_json_next(u), position++) {
+        const char *kind = rh_json_string(rh_json_get(u, "kind"));
+        bool tuned = rh_json_int(rh_json_get(u, "step"), &step);
+        if (!tuned || strcmp(kind, "block") == 0)
+            continue;
+        if (strcmp(kind, "mtp") != 0 || step != g->blocks || g->mtp >= 0 ||
+            position <= g->blocks + 1)
+            return rh_fail(err, RH_ERR_FORMAT,
+                           "%s: unit %lld is step %lld of tuning, but only an MTP head behind the "
+                           "unit of the final norm can be, as step %lld",
+                           what, (long long)position, (long long)step, (long long)g->blocks);
+        g->mtp = position;
+        g->steps++;
+    }
     return RH_OK;
 }
 
@@ -228,8 +265,9 @@ enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, stru
     if (rc != RH_OK)
         return rc;
     struct rh_graph *g = graph_alloc((int64_t)rh_json_count(units), (int64_t)rh_json_count(shards));
-    g->blocks = blocks;
+    g->blocks = g->steps = blocks;
     g->files = (int64_t)rh_json_count(files);
+    rc = find_mtp(g, units, what, err);
     for (const struct rh_json *o = rh_json_first(outputs); o && rc == RH_OK; o = rh_json_next(o))
         rc = place_output(g, o, what, err);
     if (rc == RH_OK)

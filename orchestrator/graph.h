@@ -49,6 +49,8 @@ bool rh_stage_from_name(const char *name, enum rh_stage_id *out);
 struct rh_graph {
     int64_t units;
     int64_t blocks;
+    int64_t steps;        /* of tuning: the blocks, then the MTP head where it is tuned */
+    int64_t mtp;          /* unit of the MTP head where it is tuned, else -1 */
     int64_t files;        /* source shards: one digest each */
     int64_t shards;       /* output files */
     uint8_t *shard_units; /* [shards][units]: 1 when the shard holds a tensor of the unit */
@@ -66,8 +68,12 @@ RH_MUST_USE enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char
 struct rh_graph *rh_graph_new(int64_t blocks, int64_t extra_units, int64_t files, int64_t shards);
 void rh_graph_free(struct rh_graph *graph);
 
+/* The unit that a step of tuning is about, and the step that tunes a unit: -1 for none. */
+int64_t rh_graph_unit_of(const struct rh_graph *graph, int64_t step);
+int64_t rh_graph_step_of(const struct rh_graph *graph, int64_t unit);
+
 /* How many tasks of an operation a job has: plan is 1 also before there is a graph (NULL), tune is
- * one session for all blocks. */
+ * one session for all steps. */
 int64_t rh_graph_count(const struct rh_graph *graph, enum rh_op_id op);
 
 #endif

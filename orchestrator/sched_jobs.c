@@ -32,11 +32,15 @@ int64_t rh_sched_current_block(const struct rh_sched_job *job)
     return tune ? tune->next : 0;
 }
 
-/* Unit of block b is b + 1; the units behind the blocks count as further blocks. */
+/* Unit of block b is b + 1; the units behind the blocks count as further blocks, but all that the
+ * tuning of an MTP head takes as one. */
 static bool in_window(const struct rh_sched_job *job, int64_t unit)
 {
+    const struct rh_graph *g = job->graph;
     int64_t block = rh_sched_current_block(job);
-    if (job->prefetch_blocks == 0 || block >= job->graph->blocks)
+    if (job->prefetch_blocks == 0 || block >= g->blocks)
+        return true;
+    if (unit <= g->mtp && block + job->prefetch_blocks >= g->blocks)
         return true;
     return unit <= block + 1 + job->prefetch_blocks;
 }
@@ -58,7 +62,6 @@ static bool needs_met(const struct rh_sched_task *task)
         return true;
     if (!job->graph)
         return false;
-    bool is_block = task->index >= 1 && task->index <= job->graph->blocks;
     switch (task->op) {
     case RH_OP_FETCH:
         return in_window(job, task->index);
@@ -67,7 +70,7 @@ static bool needs_met(const struct rh_sched_task *task)
                done(job, RH_OP_FETCH, 1);
     case RH_OP_PACK:
         return done(job, RH_OP_FETCH, task->index) &&
-               (!is_block || task->index <= rh_sched_current_block(job));
+               rh_graph_step_of(job->graph, task->index) < rh_sched_current_block(job);
     case RH_OP_SHARD:
         return shard_ready(job, task->index);
     case RH_OP_FINALIZE:

@@ -119,8 +119,8 @@ static void make_anew(struct rh_sched *s, struct rh_sched_task *task)
 
 static bool holds_unit_behind(const struct rh_graph *g, int64_t shard, int64_t block)
 {
-    for (int64_t u = block + 1; u <= g->blocks; u++) {
-        if (g->shard_units[shard * g->units + u])
+    for (int64_t u = 0; u < g->units; u++) {
+        if (g->shard_units[shard * g->units + u] && rh_graph_step_of(g, u) >= block)
             return true;
     }
     return false;
@@ -136,7 +136,7 @@ static void make_followers_anew(struct rh_sched *s, struct rh_sched_job *job, in
             struct rh_sched_task *task = job->tasks[i];
             bool behind =
                 task->op == RH_OP_SHARD  ? holds_unit_behind(job->graph, task->index, block)
-                : task->op == RH_OP_PACK ? task->index > block && task->index <= job->graph->blocks
+                : task->op == RH_OP_PACK ? rh_graph_step_of(job->graph, task->index) >= block
                                          : true;
             if (behind)
                 make_anew(s, task);

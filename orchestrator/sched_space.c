@@ -29,14 +29,15 @@ static bool is_done(const struct rh_sched_job *job, enum rh_op_id op, int64_t in
     return task && task->state == RH_TASK_DONE;
 }
 
-/* The blocks that are still to be tuned, and the chains around the one being tuned. */
+/* What is still to be tuned, and the chains around the block being tuned; behind the MTP head
+ * there is none. */
 static int64_t unwritten_blocks(const struct rh_sched_job *job)
 {
     const struct rh_graph *g = job->graph;
     int64_t next = rh_sched_current_block(job);
     int64_t bytes = 0;
-    for (int64_t b = next; b < g->blocks; b++)
-        bytes += g->output_bytes[b + 1];
+    for (int64_t step = next; step < g->steps; step++)
+        bytes += g->output_bytes[rh_graph_unit_of(g, step)];
     if (next < g->blocks)
         bytes += next == 0 && g->blocks > 1 ? 2 * g->chain_bytes : g->chain_bytes;
     return bytes;

@@ -52,7 +52,8 @@ static void announce_next(struct rh_sched *s, struct rh_sched_job *job)
     struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
     if (!tune || tune->state != RH_TASK_LEASED || tune->accept_by != 0)
         return;
-    const struct rh_sched_task *fetch = rh_sched_task_of(job, RH_OP_FETCH, tune->expect + 1);
+    int64_t unit = rh_graph_unit_of(job->graph, tune->expect);
+    const struct rh_sched_task *fetch = unit >= 0 ? rh_sched_task_of(job, RH_OP_FETCH, unit) : NULL;
     if (fetch && fetch->state == RH_TASK_DONE)
         announce_block(s, tune, tune->expect);
 }
@@ -112,6 +113,8 @@ static void note_progress(struct rh_sched *s, int64_t now, struct rh_sched_task 
     task->total = p->total;
     if (strncmp(task->phase, "block ", 6) == 0)
         announce_block(s, task, strtoll(task->phase + 6, NULL, 10));
+    else if (strcmp(task->phase, "mtp") == 0 && task->job->graph)
+        announce_block(s, task, task->job->graph->blocks);
 }
 
 void rh_sched_beat(struct rh_sched *s, int64_t now, const char *worker, uint64_t incarnation,
@@ -314,7 +317,8 @@ void rh_sched_committed(struct rh_sched *s, int64_t now, int64_t task, int64_t e
 void rh_sched_reused(struct rh_sched *s, int64_t now, struct rh_sched_task *task, int64_t block,
                      const char *from)
 {
-    char *data = rh_format("{\"reused_from\":\"%s\"}", from);
+    bool mtp = block >= 0 && block == task->job->graph->blocks;
+    char *data = rh_format("{\"reused_from\":\"%s\"%s}", from, mtp ? ",\"unit\":\"mtp\"" : "");
     RH_ASSERT(task->state == RH_TASK_WAITING && (block < 0 || block == task->next));
     task->worker[0] = '\0';
     if (block >= 0) {

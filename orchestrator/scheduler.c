@@ -350,7 +350,7 @@ void rh_sched_expand(struct rh_sched *s, struct rh_sched_job *job)
             struct rh_sched_task *task = add_task(s, job, s->next_task_id++);
             task->op = (enum rh_op_id)op;
             task->index = i;
-            task->last = op == RH_OP_TUNE ? job->graph->blocks - 1 : i;
+            task->last = op == RH_OP_TUNE ? job->graph->steps - 1 : i;
             rh_sched_save_task(s, task);
         }
     }

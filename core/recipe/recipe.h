@@ -19,7 +19,7 @@ enum rh_dataset_order {
     RH_ORDER_NONE,
 };
 
-enum rh_mtp_method { RH_MTP_RTN, RH_MTP_KEEP };
+enum rh_mtp_method { RH_MTP_RTN, RH_MTP_KEEP, RH_MTP_TUNE };
 
 /* What the range of a group of weights is, before it is tuned. */
 enum rh_observer {

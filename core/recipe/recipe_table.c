@@ -15,7 +15,7 @@ static const char *const schema_ids[] = {RH_RECIPE_SCHEMA_ID, NULL};
 static const char *const orders[] = {"auto", "python", "numpy", "none", NULL};
 static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
 static const char *const observers[] = {"minmax", "mse", NULL};
-static const char *const mtp_methods[] = {"rtn", "keep", NULL};
+static const char *const mtp_methods[] = {"rtn", "keep", "tune", NULL};
 static const int64_t bit_widths[] = {2, 3, 4, 8, 0};
 static const int64_t group_sizes[] = {-1, 16, 32, 64, 128, 256, 512, 1024, 0};
 
@@ -76,7 +76,8 @@ static const struct rh_recipe_row rows[] = {
      "Linear layers that stay 16 bit: the full name or a part of it; an entry that ends in a "
      "digit gets a dot, so that layers.1 does not match layers.10."},
     CHOICE("mtp.method", mtp, mtp_methods, "\"rtn\"",
-           "The multi-token-prediction head: rtn rounds its linears to nearest, keep leaves them."),
+           "The multi-token-prediction head: rtn rounds its linears to nearest, keep leaves them, "
+           "tune tunes them like those of a block, after the last one."),
     INT("output.max_shard_bytes", max_shard_bytes, 0, 9007199254740992, "0",
         "Tensor bytes of an output file; 0: AutoRound's rule."),
     INT("resources.threads", threads, 0, 4096, "0",

@@ -137,10 +137,21 @@ void rh_format_loss(struct rh_strbuf *out, const struct rh_json *init, const str
     rh_strbuf_printf(out, "loss %.3e -> %.3e", rh_json_number(init, 0), rh_json_number(best, 0));
 }
 
-void rh_format_block(struct rh_strbuf *out, const struct rh_json *metrics, int64_t total)
+void rh_format_step(struct rh_strbuf *out, const struct rh_json *blocks, int64_t at)
+{
+    int64_t total = int_of(blocks, "total");
+    bool mtp = rh_json_bool(rh_json_get(blocks, "mtp"), false);
+    if (mtp && at >= total)
+        rh_strbuf_puts(out, "mtp head");
+    else
+        rh_strbuf_printf(out, "block %" PRId64 "/%" PRId64, at, total - mtp);
+}
+
+void rh_format_block(struct rh_strbuf *out, const struct rh_json *metrics,
+                     const struct rh_json *blocks)
 {
     const struct rh_json *seconds = rh_json_get(metrics, "seconds");
-    rh_strbuf_printf(out, "block %" PRId64 "/%" PRId64, int_of(metrics, "block") + 1, total);
+    rh_format_step(out, blocks, int_of(metrics, "block") + 1);
     if (is_number(rh_json_get(metrics, "init_loss"))) {
         rh_strbuf_puts(out, "  ");
         rh_format_loss(out, rh_json_get(metrics, "init_loss"), rh_json_get(metrics, "best_loss"));
@@ -194,8 +205,12 @@ static void blocks_field(struct rh_strbuf *out, const struct rh_json *blocks)
         return;
     rh_strbuf_printf(&text, "%" PRId64 "/%" PRId64, done, total);
     if (done < total && int_of(blocks, "iters") > 0) {
-        rh_strbuf_printf(&text, ", block %" PRId64 ": iteration %" PRId64 "/%" PRId64 " ",
-                         int_of(blocks, "current") + 1, int_of(blocks, "iter"),
+        int64_t at = int_of(blocks, "current") + 1;
+        if (at == total && rh_json_bool(rh_json_get(blocks, "mtp"), false))
+            rh_strbuf_puts(&text, ", mtp head");
+        else
+            rh_strbuf_printf(&text, ", block %" PRId64, at);
+        rh_strbuf_printf(&text, ": iteration %" PRId64 "/%" PRId64 " ", int_of(blocks, "iter"),
                          int_of(blocks, "iters"));
         rh_format_loss(&text, rh_json_get(blocks, "loss"), rh_json_get(blocks, "loss_best"));
     }
@@ -206,7 +221,6 @@ static void blocks_field(struct rh_strbuf *out, const struct rh_json *blocks)
 void rh_format_job(struct rh_strbuf *out, const struct rh_json *job)
 {
     const struct rh_json *eta = rh_json_get(job, "eta_s");
-    int64_t total = int_of(rh_json_get(job, "blocks"), "total");
     field(out, "job", string_of(job, "id"));
     field(out, "name", string_of(job, "name"));
     field(out, "state", string_of(job, "state"));
@@ -230,7 +244,7 @@ void rh_format_job(struct rh_strbuf *out, const struct rh_json *job)
     for (const struct rh_json *m = rh_json_first(rh_json_get(job, "block_metrics")); m;
          m = rh_json_next(m)) {
         rh_strbuf_puts(out, "  ");
-        rh_format_block(out, m, total);
+        rh_format_block(out, m, rh_json_get(job, "blocks"));
         rh_strbuf_puts(out, "\n");
     }
 }

@@ -139,19 +139,22 @@ static bool show_stages(struct rh_progress *p, const struct rh_json *job)
 static bool show_blocks(struct rh_progress *p, const struct rh_json *job)
 {
     const struct rh_json *metrics = rh_json_get(job, "block_metrics");
-    int64_t total = int_of(rh_json_get(job, "blocks"), "total");
+    const struct rh_json *blocks = rh_json_get(job, "blocks");
     size_t count = rh_json_count(metrics);
     size_t at = 0;
     bool spoke = false;
     if (!p->started && count > 0) {
-        rh_progress_note(p, "going on after block %zu/%" PRId64, count, total);
+        struct rh_strbuf step = {0};
+        rh_format_step(&step, blocks, (int64_t)count);
+        rh_progress_note(p, "going on after %s", step.text);
+        rh_strbuf_done(&step);
         p->blocks_shown = count;
     }
     for (const struct rh_json *m = rh_json_first(metrics); m; m = rh_json_next(m)) {
         if (at++ < p->blocks_shown)
             continue;
         struct rh_strbuf line = {0};
-        rh_format_block(&line, m, total);
+        rh_format_block(&line, m, blocks);
         say(p, line.text);
         rh_strbuf_done(&line);
         p->blocks_shown = at;

@@ -92,7 +92,7 @@ static void add_block(struct rh_strbuf *out, const struct rh_json *blocks)
     if (rh_json_get(blocks, "current"))
         at = int_of(blocks, "current") + 1;
     if (total > 0)
-        rh_strbuf_printf(out, "block %" PRId64 "/%" PRId64, at > total ? total : at, total);
+        rh_format_step(out, blocks, at > total ? total : at);
     else
         rh_strbuf_puts(out, "planning");
 }

@@ -19,8 +19,9 @@ static uint64_t tuned_bytes(const struct rh_linear *l)
            (l->sym ? 0 : rows * groups);
 }
 
-/* Weights that a token meets on its way through the block, on average. */
-static double active_weights(const struct rh_model_config *config, const struct rh_unit *unit)
+/* Weights that a token meets on its way through the layer, on average; `beside` it, as mtp.fc is. */
+static double active_weights(const struct rh_model_config *config, const struct rh_unit *unit,
+                             bool beside)
 {
     double share = config->num_experts > 0
                        ? (double)config->num_experts_per_tok / (double)config->num_experts
@@ -28,7 +29,8 @@ static double active_weights(const struct rh_model_config *config, const struct 
     double active = 0;
     for (size_t i = 0; i < unit->linear_count; i++) {
         const struct rh_linear *l = &unit->linears[i];
-        active += (double)linear_elements(l) * (strstr(l->name, ".experts.") ? share : 1.0);
+        if (rh_unit_has_in_layer(unit, l->name) != beside)
+            active += (double)linear_elements(l) * (strstr(l->name, ".experts.") ? share : 1.0);
     }
     return active;
 }
@@ -37,8 +39,10 @@ static double active_weights(const struct rh_model_config *config, const struct 
 static uint64_t block_memory(const struct rh_unit *unit)
 {
     uint64_t weights = 0, quantized = 0;
-    for (size_t i = 0; i < unit->tensor_count; i++)
-        weights += (uint64_t)rh_tensor_elements(&unit->tensors[i].info);
+    for (size_t i = 0; i < unit->tensor_count; i++) {
+        const struct rh_tensor_info *t = &unit->tensors[i].info;
+        weights += rh_unit_has_in_layer(unit, t->name) ? (uint64_t)rh_tensor_elements(t) : 0;
+    }
     for (size_t i = 0; i < unit->linear_count; i++)
         quantized += unit->linears[i].bits < 16 ? linear_elements(&unit->linears[i]) : 0;
     return FLOAT_BYTES * (3 * weights + 2 * quantized);
@@ -66,13 +70,14 @@ void rh_estimate_make(const struct rh_model_plan *plan, const struct rh_recipe *
         const struct rh_unit *unit = &plan->units[u];
         out->source_tensors += unit->tensor_count;
         out->source_bytes += unit->source_bytes;
-        if (unit->kind != RH_UNIT_BLOCK)
+        if (unit->step < 0)
             continue;
-        double active = active_weights(c, unit);
+        double active = active_weights(c, unit, false);
         uint64_t peak = block_memory(unit);
         block_peak = peak > block_peak ? peak : block_peak;
         out->tuning_flop += 6.0 * active * iteration_tokens * (double)recipe->iters;
-        out->forward_flop += 2.0 * active * (double)rows * passes;
+        out->forward_flop +=
+            2.0 * (active + active_weights(c, unit, true)) * (double)rows * passes;
         for (size_t i = 0; i < unit->linear_count; i++)
             out->disk_tuned += unit->linears[i].bits < 16 ? tuned_bytes(&unit->linears[i]) : 0;
     }

@@ -73,6 +73,12 @@ static size_t mtp_linears(const struct rh_model_plan *plan)
     return count;
 }
 
+static bool tunes_mtp(const struct rh_model_plan *plan)
+{
+    const struct rh_unit *unit = rh_model_plan_kind(plan, RH_UNIT_MTP);
+    return unit && unit->step >= 0;
+}
+
 static double total_flop(const struct rh_plan_report *r)
 {
     return r->estimate.tuning_flop + r->estimate.forward_flop;
@@ -109,7 +115,8 @@ static void add_output(struct rh_strbuf *out, const struct rh_model_plan *p)
     rh_strbuf_printf(out, "linears %6s quantized, %s at 16 bit in the blocks",
                      grouped(p->quantized_linears).text, grouped(p->unquantized_linears).text);
     if (p->mtp.tensors > 0)
-        rh_strbuf_printf(out, "; %s quantized in mtp", grouped(mtp_linears(p)).text);
+        rh_strbuf_printf(out, "; %s quantized in mtp%s", grouped(mtp_linears(p)).text,
+                         tunes_mtp(p) ? ", tuned" : "");
     rh_strbuf_printf(out, "\nfiles   %6zu\n", p->shard_count);
     for (size_t i = 0; i < p->shard_count; i++)
         rh_strbuf_printf(out, "        %6s tensors  %14s B  %s\n",
@@ -214,6 +221,7 @@ struct rh_json *rh_plan_report_json(const struct rh_plan_report *r)
     rh_json_set_int(linears, "quantized", (int64_t)p->quantized_linears);
     rh_json_set_int(linears, "unquantized", (int64_t)p->unquantized_linears);
     rh_json_set_int(linears, "mtp_quantized", (int64_t)mtp_linears(p));
+    rh_json_set_bool(linears, "mtp_tuned", tunes_mtp(p));
     rh_json_set(root, "linears", linears);
     rh_json_set(root, "shards", shards_json(p));
     rh_json_set(root, "disk_bytes", disk_json(e));

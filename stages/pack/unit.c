@@ -35,8 +35,8 @@ static enum rh_rc open_inputs(struct packing *p, struct rh_error *err)
 {
     enum rh_rc rc =
         rh_pack_open(p->task, "fetch", (int64_t)p->unit->index, PACK_TENSORS, &p->source, err);
-    if (rc == RH_OK && p->unit->kind == RH_UNIT_BLOCK && has_quantized(p->unit))
-        rc = rh_pack_open(p->task, "tune", p->unit->block, "block.safetensors", &p->block, err);
+    if (rc == RH_OK && p->unit->step >= 0 && has_quantized(p->unit))
+        rc = rh_pack_open(p->task, "tune", p->unit->step, "block.safetensors", &p->block, err);
     if (rc == RH_OK)
         rc = rh_try_alloc(PACK_CHUNK, "a copy buffer", &p->buffer, err);
     if (rc == RH_OK)

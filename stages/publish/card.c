@@ -116,6 +116,15 @@ static void add_mtp(struct card *c)
     rh_strbuf_puts(&c->text, "## Multi-token prediction\n\n");
     if (!c->mtp)
         rh_strbuf_puts(&c->text, "The source has no MTP head, so there is none here.\n\n");
+    else if (c->mtp->step >= 0)
+        rh_strbuf_printf(&c->text,
+                         "The MTP head is included. Its %zu linears are INT%d, %s; `mtp.fc`, the "
+                         "router and the norms keep the source's bytes.\n\n",
+                         c->mtp_quantized, c->recipe->bits,
+                         c->recipe->iters > 0
+                             ? "tuned like those of a decoder block, on the final hidden states of "
+                               "the calibration rows"
+                             : "rounded to nearest, without calibration");
     else if (c->mtp_quantized > 0)
         rh_strbuf_printf(&c->text,
                          "The MTP head is included. Its %zu linears were rounded to nearest at "
@@ -165,10 +174,11 @@ static void add_calibration(struct card *c)
     char *dataset = rh_dataset_public_text(r->dataset);
     rh_strbuf_printf(&c->text,
                      "## Calibration\n\n%lld rows of %lld tokens (%lld tokens) of `%s`, seed %lld. "
-                     "Each decoder block was tuned for %lld iterations of %lld rows",
+                     "Each decoder block%s was tuned for %lld iterations of %lld rows",
                      (long long)r->nsamples, (long long)r->seqlen,
                      (long long)(r->nsamples * r->seqlen),
-                     dataset, (long long)r->calibration_seed, (long long)r->iters,
+                     dataset, (long long)r->calibration_seed,
+                     c->mtp && c->mtp->step >= 0 ? ", and the MTP head," : "", (long long)r->iters,
                      (long long)(r->batch_size * r->gradient_accumulate_steps));
     rh_free(dataset);
     rh_strbuf_printf(&c->text, ", on the outputs of %s.\n\n",
@@ -192,7 +202,11 @@ static void add_losses(struct card *c)
         double after = rh_json_number(rh_json_get(b, "best_loss"), 0);
         if (!rh_json_int(rh_json_get(b, "block"), &block))
             continue;
-        rh_strbuf_printf(&c->text, "| %lld | %.4e | %.4e | ", (long long)block, before, after);
+        if (rh_json_string(rh_json_get(b, "unit")))
+            rh_strbuf_puts(&c->text, "| MTP head | ");
+        else
+            rh_strbuf_printf(&c->text, "| %lld | ", (long long)block);
+        rh_strbuf_printf(&c->text, "%.4e | %.4e | ", before, after);
         if (before > 0)
             rh_strbuf_printf(&c->text, "%.3f | ", after / before);
         else

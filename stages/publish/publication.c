@@ -257,12 +257,14 @@ static void add_block(struct publication *p, int64_t block)
     if (rh_fs_exists(path) && rh_json_read(path, PUBLICATION_JSON_MAX, &report, NULL) == RH_OK) {
         struct rh_json *entry = rh_json_new_object();
         rh_json_set_int(entry, "block", block);
+        if (rh_json_string(rh_json_get(report, "unit")))
+            rh_json_set(entry, "unit", rh_json_copy(rh_json_get(report, "unit")));
         for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
             const struct rh_json *value = rh_json_get(report, keys[k]);
             if (rh_json_type(value) == RH_JSON_NUMBER)
                 rh_json_set(entry, keys[k], rh_json_copy(value));
         }
-        if (rh_json_count(entry) > 1)
+        if (rh_json_get(entry, keys[0]))
             rh_json_append(p->blocks, entry);
         else
             rh_json_free(entry);
@@ -282,7 +284,7 @@ enum rh_rc publication_history(struct publication *p, struct rh_error *err)
     enum rh_rc rc = add_digests(p, list, err);
     if (rc == RH_OK)
         rc = add_meta(p, list, err);
-    for (int64_t b = 0; b < p->plan->config.num_hidden_layers && rc == RH_OK; b++)
+    for (int64_t b = 0; b < rh_model_plan_steps(p->plan) && rc == RH_OK; b++)
         add_block(p, b);
     return rc;
 }

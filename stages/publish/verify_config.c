@@ -175,7 +175,10 @@ static struct rh_json *recipe_json(const struct verify *v)
     } else {
         bool listed = lists_block(rh_json_get(q, "block_name_to_quantize"), "mtp");
         rh_json_set(quant, "ignore_layers", kept_names(q));
-        rh_json_set_string(mtp, "method", listed ? "rtn" : "keep");
+        const char *method =
+            rh_json_string(rh_json_get(rh_json_get(q, "roundhouse"), "mtp_method"));
+        bool tuned = method && strcmp(method, "tune") == 0;
+        rh_json_set_string(mtp, "method", !listed ? "keep" : tuned ? "tune" : "rtn");
     }
     rh_json_set(root, "quant", quant);
     rh_json_set(root, "mtp", mtp);

@@ -16,7 +16,7 @@ static bool is_device(const struct rh_session *s)
 
 static char *tensors_path(const struct rh_session *s, int64_t block)
 {
-    const struct rh_unit *unit = rh_model_plan_block(s->plan, block);
+    const struct rh_unit *unit = rh_model_plan_step(s->plan, block);
     return rh_session_path(s, "fetch", (int64_t)unit->index, "tensors.safetensors");
 }
 
@@ -28,7 +28,7 @@ static enum rh_rc load(void *arg, struct rh_error *err)
     struct rh_safetensors *file = NULL;
     enum rh_rc rc = rh_safetensors_open(path, &file, err);
     if (rc == RH_OK)
-        rc = rh_block_new(s->backend, &s->plan->config, rh_model_plan_block(s->plan, l->index),
+        rc = rh_block_new(s->backend, &s->plan->config, rh_model_plan_step(s->plan, l->index),
                           file, &l->block, err);
     rh_safetensors_close(file);
     rh_free(path);
@@ -53,7 +53,7 @@ static enum rh_rc take_block(struct rh_session *s, int64_t index, struct rh_bloc
                              struct rh_error *err)
 {
     struct rh_loading *l = &s->loading;
-    const struct rh_unit *unit = rh_model_plan_block(s->plan, index);
+    const struct rh_unit *unit = rh_model_plan_step(s->plan, index);
     enum rh_rc rc = RH_OK;
     if (l->index == index) {
         rc = rh_background_join(&l->thread, err);
@@ -140,7 +140,7 @@ static enum rh_rc write_block(void *arg, struct rh_error *err)
     enum rh_rc rc = rh_fs_mkdirs(dir, err);
     if (rc == RH_OK)
         rc = rh_block_file_write(codes, &w->tuned, err);
-    if (rc == RH_OK)
+    if (rc == RH_OK && w->chain)
         rc = rh_chain_write(w->chain, chain, err);
     if (rc == RH_OK)
         rc = write_report(dir, &w->report, err);
@@ -181,7 +181,9 @@ static enum rh_rc finish_writing(struct rh_session *s, struct rh_error *err)
     enum rh_rc rc = rh_background_join(&s->writing.thread, err);
     int64_t index = s->writing.report.block;
     writing_done(&s->writing);
-    return rc == RH_OK ? rc : rh_error_prefix(err, "files of block %lld", (long long)index);
+    if (rc != RH_OK)
+        rh_error_prefix(err, "files of %s", rh_model_plan_step(s->plan, index)->name);
+    return rc;
 }
 
 /* Memory for a copy of the chains, where the host has that much; else files are written before the
@@ -216,10 +218,10 @@ static enum rh_rc hand_in(struct rh_session *s, const struct rh_tuner *tuner,
                           struct rh_error *err)
 {
     struct rh_writing *w = &s->writing;
-    bool behind = has_snapshot(s);
+    bool behind = !report->unit && has_snapshot(s);
     w->report = *report;
     w->started = started;
-    w->chain = behind ? &s->snapshot : &s->chain;
+    w->chain = report->unit ? NULL : behind ? &s->snapshot : &s->chain;
     enum rh_rc rc = rh_tuned_take(tuner, &w->tuned, err);
     if (rc == RH_OK)
         rc = behind ? take_snapshot(s, err) : rh_backend_sync(s->backend, err);
@@ -259,19 +261,25 @@ static enum rh_rc tune(struct rh_session *s, struct rh_block *block, struct beat
 enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_error *err)
 {
     int64_t started = rh_clock_ns();
+    const struct rh_unit *unit = rh_model_plan_step(s->plan, index);
+    bool mtp = unit->kind == RH_UNIT_MTP;
     struct rh_block *block = NULL;
     struct rh_tuner *tuner = NULL;
     struct beat b = {.session = s, .block = index, .times.last = started};
     int64_t experts = s->plan->config.num_experts;
     int64_t *tokens = rh_alloc_array((size_t)experts, sizeof *tokens);
     int64_t *reached = rh_alloc_array((size_t)experts, sizeof *reached);
-    struct rh_block_report report = {.block = index, .iters = s->options.iters, .experts = experts,
+    struct rh_pulse pulse = {beat, &b};
+    struct rh_block_report report = {.block = index, .unit = mtp ? unit->name : NULL,
+                                     .iters = s->options.iters, .experts = experts,
                                      .expert_floor = s->recipe->expert_floor, .tokens = tokens,
                                      .reached = reached, .backend = rh_backend_name(s->backend),
                                      .device = is_device(s) ? rh_backend_device(s->backend) : NULL,
                                      .batch_size = s->options.batch_size};
     rh_session_draw_order(s);
-    enum rh_rc rc = take_block(s, index, &block, err);
+    enum rh_rc rc = mtp ? rh_session_enter_mtp(s, &pulse, err) : RH_OK;
+    if (rc == RH_OK)
+        rc = take_block(s, index, &block, err);
     if (rc == RH_OK)
         rc = rh_tuner_new(s->backend, block, &s->options, s->chain.seq, s->chain.hidden, &tuner,
                           err);
@@ -279,7 +287,7 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     if (rc == RH_OK)
         rc = tune(s, block, &b, tuner, tokens, reached, &report, err);
     if (rc != RH_OK)
-        rh_error_prefix(err, "block %lld", (long long)index);
+        rh_error_prefix(err, "%s", unit->name);
     if (rc == RH_OK)
         rc = finish_writing(s, err); /* of the block before */
     lap(&b.times, &b.times.files);

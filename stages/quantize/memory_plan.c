@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/strbuf.h"
+#include "models/mtp_input.h"
 
 /* What is no array of ours: code, cuBLAS, fragments of allocations. */
 #define RUNTIME ((size_t)1 << 30)
@@ -34,6 +35,17 @@ static void add_kind(struct rh_backend *backend, const struct rh_model_plan *pla
                                                   rh_backend_element_size(backend));
 }
 
+/* The inputs of the MTP layer are made when nothing of a block but its weights is there yet. */
+static void add_entrance(struct rh_backend *backend, const struct rh_model_config *config,
+                         int64_t batch_size, int64_t seq, struct rh_memory_plan *p)
+{
+    size_t batch = (size_t)(batch_size * seq * config->hidden_size) * rh_backend_element_size(backend);
+    size_t entrance = rh_mtp_input_needs(backend, config, batch_size, seq) + 4 * batch;
+    size_t tuning = p->weights_q + p->grads + p->quantizer + p->batches;
+    if (entrance > tuning + p->activations)
+        p->activations = entrance - tuning;
+}
+
 /* Deterministic upper bound of what the ops ask for: fp32 copies of the widest activation. */
 static size_t scratch_of(const struct rh_model_config *c, int64_t rows)
 {
@@ -48,16 +60,19 @@ static void measure(struct rh_backend *backend, const struct rh_model_plan *plan
 {
     const struct rh_model_config *c = &plan->config;
     bool seen[2] = {false, false};
+    int64_t steps = rh_model_plan_steps(plan);
     size_t chains = 2 * (size_t)(samples * seq * c->hidden_size) * rh_backend_element_size(backend);
     bool device = rh_backend_depth(backend) > 1;
     *p = (struct rh_memory_plan){.batch_size = options->batch_size,
                                  .chains_on_host = p->chains_on_host, .available = p->available};
-    for (int64_t i = 0; i < c->num_hidden_layers; i++) {
-        const struct rh_unit *unit = rh_model_plan_block(plan, i);
-        if (unit && !seen[unit->mixer])
+    for (int64_t i = 0; i < steps; i++) {
+        const struct rh_unit *unit = rh_model_plan_step(plan, i);
+        bool mtp = unit->kind == RH_UNIT_MTP; /* on its own: other linears may be ignored in it */
+        if (mtp || !seen[unit->mixer])
             add_kind(backend, plan, unit, options, seq, p);
-        if (unit)
-            seen[unit->mixer] = true;
+        seen[unit->mixer] = true;
+        if (mtp)
+            add_entrance(backend, c, options->batch_size, seq, p);
     }
     p->next_weights = device ? p->weights : 0;
     p->chains = p->chains_on_host ? 0 : chains;

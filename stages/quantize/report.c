@@ -40,6 +40,8 @@ struct rh_json *rh_block_report_json(const struct rh_block_report *r)
 {
     struct rh_json *json = rh_json_new_object();
     rh_json_set_int(json, "block", r->block);
+    if (r->unit)
+        rh_json_set_string(json, "unit", r->unit);
     rh_json_set_int(json, "iters", r->iters);
     rh_json_set(json, "backend", rh_json_new_string(r->backend));
     if (r->device)
@@ -92,6 +94,8 @@ static struct rh_json *coverage_json(const struct rh_block_report *r)
 struct rh_json *rh_block_report_metrics(const struct rh_block_report *r, double seconds)
 {
     struct rh_json *json = rh_json_new_object();
+    if (r->unit)
+        rh_json_set_string(json, "unit", r->unit);
     rh_json_set_number(json, "seconds", seconds);
     set_losses(json, r);
     rh_json_set(json, "experts", coverage_json(r));

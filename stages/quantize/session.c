@@ -35,33 +35,43 @@ static enum rh_rc read_plan(struct rh_session *s, struct rh_error *err)
     return rc;
 }
 
-/* The embedding is the only matrix of the head. */
-static const char *embedding_name(const struct rh_model_plan *plan, size_t *unit)
+enum rh_rc rh_session_open_unit(const struct rh_session *s, const struct rh_unit *unit,
+                                struct rh_safetensors **out, struct rh_error *err)
 {
-    for (size_t i = 0; i < plan->unit_count; i++) {
-        if (plan->units[i].kind == RH_UNIT_HEAD && plan->units[i].tensor_count == 1) {
-            *unit = i;
-            return plan->units[i].tensors[0].info.name;
-        }
-    }
-    return NULL;
+    enum rh_rc rc = rh_task_wait_artifact(s->task, "fetch", (int64_t)unit->index, err);
+    if (rc != RH_OK)
+        return rc;
+    char *path = rh_session_path(s, "fetch", (int64_t)unit->index, "tensors.safetensors");
+    rc = rh_safetensors_open(path, out, err);
+    rh_free(path);
+    return rc;
+}
+
+const char *rh_session_embedding(const struct rh_session *s, const struct rh_unit **head)
+{
+    *head = rh_model_plan_kind(s->plan, RH_UNIT_HEAD);
+    return *head && (*head)->tensor_count == 1 ? (*head)->tensors[0].info.name : NULL;
 }
 
 static enum rh_rc embed(struct rh_session *s, const struct rh_token_rows *rows, struct rh_error *err)
 {
-    size_t unit = 0;
-    const char *name = embedding_name(s->plan, &unit);
+    const struct rh_unit *unit = NULL;
+    struct rh_safetensors *head = NULL;
+    const char *name = rh_session_embedding(s, &unit);
     if (!name)
         return rh_fail(err, RH_ERR_UNSUPPORTED, "the plan's head is not one embedding matrix");
-    enum rh_rc rc = rh_task_wait_artifact(s->task, "fetch", (int64_t)unit, err);
-    if (rc != RH_OK)
-        return rc;
-    char *path = rh_session_path(s, "fetch", (int64_t)unit, "tensors.safetensors");
-    struct rh_safetensors *head = NULL;
-    rc = rh_safetensors_open(path, &head, err);
+    enum rh_rc rc = rh_session_open_unit(s, unit, &head, err);
     if (rc == RH_OK)
         rc = rh_chain_embed(&s->chain, rows, head, name, err);
     rh_safetensors_close(head);
+    return rc;
+}
+
+enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
+                                struct rh_error *err)
+{
+    char *path = rh_session_path(s, "calibrate", 0, "ids.safetensors");
+    enum rh_rc rc = rh_token_rows_read(path, s->plan->config.vocab_size, out, err);
     rh_free(path);
     return rc;
 }
@@ -151,9 +161,10 @@ static enum rh_rc plan_memory(struct rh_session *s, const struct rh_token_rows *
 static enum rh_rc prepare(struct rh_session *s, int64_t first, struct rh_error *err)
 {
     struct rh_token_rows rows = {0};
-    char *path = rh_session_path(s, "calibrate", 0, "ids.safetensors");
-    enum rh_rc rc = rh_token_rows_read(path, s->plan->config.vocab_size, &rows, err);
-    rh_free(path);
+    enum rh_rc rc = rh_session_read_rows(s, &rows, err);
+    if (rc == RH_OK && rows.seq < 2 && rh_model_plan_steps(s->plan) > s->plan->config.num_hidden_layers)
+        rc = rh_fail(err, RH_ERR_ARGUMENT,
+                     "mtp.method \"tune\" takes rows of two tokens or more: raise calibration.seqlen");
     if (rc == RH_OK) {
         set_options(s, rows.samples);
         rc = plan_memory(s, &rows, err);
@@ -169,10 +180,10 @@ static enum rh_rc start(struct rh_session *s, struct rh_error *err)
     int64_t first = rh_task_first_index(s->task);
     int64_t last = rh_task_last_index(s->task);
     enum rh_rc rc = read_plan(s, err);
-    if (rc == RH_OK && (first < 0 || last >= s->plan->config.num_hidden_layers || first > last))
+    int64_t steps = rc == RH_OK ? rh_model_plan_steps(s->plan) : 0;
+    if (rc == RH_OK && (first < 0 || last >= steps || first > last))
         rc = rh_fail(err, RH_ERR_ARGUMENT, "blocks %lld to %lld of a model with %lld",
-                     (long long)first, (long long)last,
-                     (long long)s->plan->config.num_hidden_layers);
+                     (long long)first, (long long)last, (long long)steps);
     s->room = rh_device_look();
     if (rc == RH_OK)
         rc = open_backend(s, err);
@@ -210,9 +221,7 @@ static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
     s.writing.session = &s;
     enum rh_rc rc = start(&s, err);
     for (int64_t b = rh_task_first_index(task); rc == RH_OK && b <= rh_task_last_index(task); b++) {
-        char *phase = rh_format("block %lld", (long long)b);
-        strncpy(s.phase, phase, sizeof s.phase - 1);
-        rh_free(phase);
+        strncpy(s.phase, rh_model_plan_step(s.plan, b)->name, sizeof s.phase - 1);
         rc = rh_task_next_part(task, err);
         if (rc == RH_OK)
             rc = rh_session_run_block(&s, b, err);

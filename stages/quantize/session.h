@@ -6,6 +6,7 @@
 #include "random/minibatch.h"
 #include "tuning/background.h"
 #include "tuning/chain.h"
+#include "tuning/forward.h"
 #include "tuning/memory_plan.h"
 #include "tuning/report.h"
 #include "tuning/tuner.h"
@@ -23,7 +24,7 @@ struct rh_writing {
     struct rh_session *session;
     struct rh_tuned tuned;
     struct rh_block_report report; /* tokens and reached are owned */
-    const struct rh_chain *chain;
+    const struct rh_chain *chain; /* NULL: nothing follows that would take it */
     int64_t started; /* rh_clock_ns() */
     struct rh_background thread;
 };
@@ -49,6 +50,17 @@ struct rh_session {
 
 /* "<artifact>/name"; owned by the caller. */
 char *rh_session_path(const struct rh_session *s, const char *op, int64_t index, const char *name);
+/* The tensors of a unit, once they are fetched. */
+RH_MUST_USE enum rh_rc rh_session_open_unit(const struct rh_session *s, const struct rh_unit *unit,
+                                            struct rh_safetensors **out, struct rh_error *err);
+/* The embedding is the only matrix of the head; NULL: it is not. */
+const char *rh_session_embedding(const struct rh_session *s, const struct rh_unit **head);
+/* The calibration rows. */
+RH_MUST_USE enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
+                                            struct rh_error *err);
+/* The chains become inputs of the MTP layer. */
+RH_MUST_USE enum rh_rc rh_session_enter_mtp(struct rh_session *s, const struct rh_pulse *pulse,
+                                            struct rh_error *err);
 /* The rows of all iterations of the next block. */
 void rh_session_draw_order(struct rh_session *s);
 

@@ -109,25 +109,48 @@ static void a_block_is_told_with_its_losses(void **state)
 {
     (void)state;
     struct rh_strbuf out = {0};
+    struct rh_json *blocks = parse("{\"done\":2,\"total\":4}");
     struct rh_json *m =
         parse("{\"block\":1,\"init_loss\":0.03579,\"best_loss\":0.01769,\"seconds\":8.12}");
-    rh_format_block(&out, m, 4);
+    rh_format_block(&out, m, blocks);
     assert_string_equal(out.text, "block 2/4  loss 3.579e-02 -> 1.769e-02  8.1 s");
     rh_strbuf_done(&out);
     rh_json_free(m);
     m = parse("{\"block\":1,\"seconds\":8,\"experts\":{\"count\":256,\"floor\":512,"
               "\"below_floor\":3,\"tokens_min\":17,\"tokens_median\":900}}");
-    rh_format_block(&out, m, 4);
+    rh_format_block(&out, m, blocks);
     assert_string_equal(out.text,
                         "block 2/4  8.0 s  3 of 256 experts saw fewer than 512 tokens, one 17");
     rh_strbuf_done(&out);
     rh_json_free(m);
     /* Numbers that are not there are left out. */
     m = parse("{\"block\":0,\"init_loss\":null,\"best_loss\":null,\"seconds\":null}");
-    rh_format_block(&out, m, 4);
+    rh_format_block(&out, m, blocks);
     assert_string_equal(out.text, "block 1/4");
     rh_strbuf_done(&out);
     rh_json_free(m);
+    rh_json_free(blocks);
+}
+
+/* Where the MTP head is tuned it is the last of the total, and no block. */
+static void a_tuned_mtp_head_is_no_block(void **state)
+{
+    (void)state;
+    struct rh_strbuf out = {0};
+    struct rh_json *blocks = parse("{\"done\":4,\"total\":5,\"mtp\":true}");
+    struct rh_json *m = parse("{\"block\":4,\"unit\":\"mtp\",\"seconds\":8}");
+    rh_format_block(&out, m, blocks);
+    rh_strbuf_puts(&out, ", ");
+    rh_format_step(&out, blocks, 4);
+    assert_string_equal(out.text, "mtp head  8.0 s, block 4/4");
+    rh_strbuf_done(&out);
+    rh_json_free(m);
+    rh_json_free(blocks);
+    char *text = formatted(rh_format_job,
+                           "{\"id\":\"a\",\"blocks\":{\"done\":4,\"total\":5,\"mtp\":true,"
+                           "\"current\":4,\"iter\":3,\"iters\":9,\"loss\":0.5,\"loss_best\":0.25}}");
+    assert_non_null(strstr(text, "4/5, mtp head: iteration 3/9 loss 5.000e-01 -> 2.500e-01"));
+    rh_free(text);
 }
 
 static void columns_are_as_wide_as_what_stands_in_them(void **state)
@@ -156,6 +179,7 @@ int main(void)
         cmocka_unit_test(no_field_of_a_document_steers_the_terminal),
         cmocka_unit_test(an_event_is_one_line),
         cmocka_unit_test(a_block_is_told_with_its_losses),
+        cmocka_unit_test(a_tuned_mtp_head_is_no_block),
         cmocka_unit_test(columns_are_as_wide_as_what_stands_in_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
