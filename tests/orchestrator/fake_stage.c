@@ -5,6 +5,7 @@
  *   fail-<op>   the operation fails for good       full-<op>  it finds no room
  *   crash-<op>  it kills its process, once         poison-<op>  each time
  *   hang-<op>   its thread hangs, once, deaf to everything
+ *   with-mtp    the plan has an MTP head, which is tuned after the blocks
  *   slow        every block takes 300 ms
  *   large       tuning takes a device of 32 GB
  * The file $FAKE_DEVICE says what the device has, and has free: "80e9 79e9".
@@ -24,26 +25,19 @@
 
 #define TENSOR(name) "{\"name\": \"" name "\", \"file\": 0}"
 #define UNIT(kind)   "{\"kind\": \"" kind "\", \"source_tensors\": 1}"
+#define OUTPUT(unit, shard) "{\"unit\": " unit ", \"shard\": " shard "}"
+#define PLAN(units, tensors, outputs)                                                              \
+    "{\"units\": [" UNIT("head") ", " UNIT("block") ", " UNIT("block") ", " UNIT("block") ", "      \
+    UNIT("tail") units "], \"tensors\": [" TENSOR("h") ", " TENSOR("0") ", " TENSOR("1") ", "       \
+    TENSOR("2") ", " TENSOR("t") tensors "], \"files\": [{\"name\": \"weights\"}], "                \
+    "\"shards\": [{}, {}], \"outputs\": [" OUTPUT("0", "1") ", " OUTPUT("1", "0") ", "              \
+    OUTPUT("2", "0") ", " OUTPUT("3", "0") ", " OUTPUT("4", "1") outputs "]}"
 
 /* One tensor a unit, all in the file "weights" beside the model, which need not be there. */
-static const char plan[] =
-    "{\"units\": [" UNIT("head") ", " UNIT("block") ", " UNIT("block") ", " UNIT("block") ", " UNIT("tail") "], \"tensors\": [" TENSOR(
-        "h") ", " TENSOR("0") ", " TENSOR("1") ", " TENSOR("2") ", " TENSOR("t") "], \"files\": "
-                                                                                 "[{\"name\": "
-                                                                                 "\"weights\"}], "
-                                                                                 "\"shards\": [{}, "
-                                                                                 "{}],"
-                                                                                 " \"outputs\": "
-                                                                                 "[{\"unit\": 0, "
-                                                                                 "\"shard\": 1}, "
-                                                                                 "{\"unit\": 1, "
-                                                                                 "\"shard\": 0}, "
-                                                                                 "{\"unit\": 2,"
-                                                                                 " \"shard\": 0}, "
-                                                                                 "{\"unit\": 3, "
-                                                                                 "\"shard\": 0}, "
-                                                                                 "{\"unit\": 4, "
-                                                                                 "\"shard\": 1}]}";
+static const char plan[] = PLAN("", "", "");
+static const char plan_with_mtp[] =
+    PLAN(", {\"kind\": \"mtp\", \"step\": 3, \"source_tensors\": 1}", ", " TENSOR("m"),
+         ", " OUTPUT("5", "1"));
 
 static void device_memory(uint64_t *total, uint64_t *free)
 {
@@ -120,7 +114,10 @@ static enum rh_rc run_plan(struct rh_task *task, struct rh_error *err)
 {
     static const char odd[] = "{\"units\": [{\"kind\": \"head\"}], \"files\": [{}],"
                               " \"shards\": [{}], \"outputs\": [{\"unit\": 0, \"shard\": 0}]}";
-    return simple(task, "plan", "plan.json", is_there(task, "odd-", "plan", NULL) ? odd : plan,
+    return simple(task, "plan", "plan.json",
+                  is_there(task, "odd-", "plan", NULL)  ? odd
+                  : is_there(task, "with-", "mtp", NULL) ? plan_with_mtp
+                                                        : plan,
                   err);
 }
 
@@ -163,7 +160,7 @@ static enum rh_rc work_on_block(struct rh_task *task, int64_t block, struct rh_e
 {
     const struct timespec pause = {.tv_nsec = 10000000};
     int steps = is_there(task, "slow", "", NULL) ? 30 : 1;
-    char *phase = rh_format("block %d", (int)block);
+    char *phase = block < BLOCKS ? rh_format("block %d", (int)block) : rh_strdup("mtp");
     enum rh_rc rc = RH_OK;
     for (int i = 0; i < steps && rc == RH_OK; i++) {
         rh_task_progress(task, phase, i, steps, "iterations");
@@ -180,6 +177,8 @@ static enum rh_rc hand_in_block(struct rh_task *task, int64_t block, struct rh_e
     char *name = rh_format("tune-%05d", (int)block);
     char *dir = rh_fs_join(rh_task_staging(task), name);
     struct rh_json *metrics = rh_json_new_object();
+    if (block == BLOCKS)
+        rh_json_set_string(metrics, "unit", "mtp");
     rh_json_set_number(metrics, "init_loss", 2);
     rh_json_set_number(metrics, "best_loss", 1);
     rh_json_set_int(metrics, "best_iter", 7);
@@ -194,7 +193,7 @@ static enum rh_rc hand_in_block(struct rh_task *task, int64_t block, struct rh_e
     enum rh_rc rc = rh_fs_mkdirs(dir, err);
     if (rc == RH_OK)
         rc = write_text(dir, "block.safetensors", "block", err);
-    if (rc == RH_OK)
+    if (rc == RH_OK && block < BLOCKS)
         rc = write_text(dir, "chain.safetensors", "chain", err);
     if (rc == RH_OK)
         rc = write_text(dir, "report.json", "{}", err);
@@ -220,7 +219,7 @@ static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
     for (int64_t b = rh_task_first_index(task); b <= rh_task_last_index(task) && rc == RH_OK; b++) {
         rc = rh_task_next_part(task, err);
         if (rc == RH_OK)
-            rc = rh_task_wait_artifact(task, "fetch", b + 1, err);
+            rc = rh_task_wait_artifact(task, "fetch", b < BLOCKS ? b + 1 : b + 2, err);
         if (rc == RH_OK)
             rc = work_on_block(task, b, err);
         if (rc == RH_OK)

@@ -113,6 +113,29 @@ static void a_source_that_was_written_to_is_fetched_again(void **state)
     rh_free(first);
 }
 
+/* The blocks are the same whatever becomes of the MTP head, and its tuning begins behind the last. */
+static void an_mtp_head_is_tuned_behind_the_blocks_of_another_job(void **state)
+{
+    struct house *h = *state;
+    char *first = first_job(h);
+    house_mark(h, "with-mtp");
+    house_mark(h, "fail-finalize");
+    char *second = house_submit(h, "second");
+    house_await(h, second, "failed");
+    assert_int_equal(house_count(h, first, "block.done", NULL), 3);
+    assert_int_equal(house_count(h, second, "block.started", NULL), 1);
+    assert_int_equal(house_count(h, second, "block.done", NULL), 4);
+    house_unmark(h, "fail-finalize");
+    char *third = house_submit(h, "third");
+    house_await(h, third, "done");
+    assert_int_equal(house_count(h, third, "block.started", NULL), 0);
+    assert_int_equal(house_count(h, third, "task.reused", "tune"), 1);
+    assert_int_equal(house_count(h, third, "task.started", "pack"), 0);
+    rh_free(third);
+    rh_free(second);
+    rh_free(first);
+}
+
 /* Tuned half way: the second job goes on where the first one stands. */
 static void a_session_goes_on_behind_the_blocks_of_another_job(void **state)
 {
@@ -143,6 +166,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(the_same_model_and_recipe_is_neither_fetched_nor_tuned_again),
         TEST(another_recipe_shares_the_source_alone),
+        TEST(an_mtp_head_is_tuned_behind_the_blocks_of_another_job),
         TEST(a_source_that_was_written_to_is_fetched_again),
         TEST(a_session_goes_on_behind_the_blocks_of_another_job),
     };

@@ -122,10 +122,9 @@ static bool somebody_answers(const char *state_dir)
     return there;
 }
 
-/* Asks the running factory whether block 2 is under way. */
-static bool block_2_is_being_tuned(void *arg)
+/* Asks the running factory whether that block is under way. */
+static bool is_being_tuned(const char *state_dir, int64_t block)
 {
-    const char *state_dir = arg;
     if (!somebody_answers(state_dir))
         return false;
     struct proc p;
@@ -140,7 +139,17 @@ static bool block_2_is_being_tuned(void *arg)
     }
     rh_json_free(jobs);
     proc_done(&p);
-    return current == 2 && iter > 0;
+    return current == block && iter > 0;
+}
+
+static bool block_2_is_being_tuned(void *state_dir)
+{
+    return is_being_tuned(state_dir, 2);
+}
+
+static bool the_mtp_head_is_being_tuned(void *state_dir)
+{
+    return is_being_tuned(state_dir, 4);
 }
 
 static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
@@ -172,6 +181,52 @@ static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
     assert_non_null(strstr(rh_json_string(rh_json_get(lost, "text")), "signal 9"));
     expect_between(log, lost, 2);
     rh_json_free(log);
+    rh_free(calm);
+    rh_free(killed);
+    rh_free(job_state);
+    place_done(&place);
+}
+
+static void killing_the_tuner_in_the_mtp_head_costs_no_byte(void **state)
+{
+    (void)state;
+    static const char *const settings[] = {"mtp.method=tune", "quant.iters=80",
+                                           "quant.batch_size=2", "resources.threads=1", NULL};
+    static const char *const others[] = {"mtp.method=tune", "quant.iters=80",
+                                         "quant.batch_size=2", "resources.threads=2", NULL};
+    struct place place;
+    struct proc p;
+    place_make(&place);
+    run_whole(&place, "calm", settings, &p);
+    expect_exit(&p, 0);
+    assert_non_null(strstr(p.err, "mtp head  loss "));
+    proc_done(&p);
+
+    run_start(&place, "killed", others, &p);
+    char *job_state = place_path(&place, "killed.state");
+    assert_true(wait_until(the_mtp_head_is_being_tuned, job_state, 120));
+    pid_t victim = find_process("rh-quantize", job_state);
+    assert_true(victim > 0);
+    assert_int_equal(kill(victim, SIGKILL), 0);
+    proc_wait(&p, 300);
+    expect_exit(&p, 0);
+    proc_done(&p);
+
+    char *calm = weights_digest(&place, "calm");
+    char *killed = weights_digest(&place, "killed");
+    assert_string_equal(calm, killed);
+    struct rh_json *log = event_log(&place, "killed");
+    expect_between(log, find(log, "task.lost", "tune", -1, -1), 4);
+    rh_json_free(log);
+
+    /* And it is not what rounding to nearest gives. */
+    run_whole(&place, "rounded", settings + 1, &p);
+    expect_exit(&p, 0);
+    assert_null(strstr(p.err, "mtp head"));
+    proc_done(&p);
+    char *rounded = weights_digest(&place, "rounded");
+    assert_string_not_equal(calm, rounded);
+    rh_free(rounded);
     rh_free(calm);
     rh_free(killed);
     rh_free(job_state);
@@ -242,6 +297,7 @@ int main(void)
         cmocka_unit_test(one_command_publishes_a_verified_checkpoint_and_stages_overlap),
         cmocka_unit_test(the_number_of_threads_never_changes_a_byte),
         cmocka_unit_test(killing_the_tuner_in_block_2_costs_no_byte),
+        cmocka_unit_test(killing_the_tuner_in_the_mtp_head_costs_no_byte),
         cmocka_unit_test(an_interrupted_run_goes_on_and_leaves_nobody_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,7 +26,8 @@
 
 #define MODEL  "file:" RH_SOURCE_DIR "/tests/data/nano"
 #define BLOCKS 4
-#define UNITS  6
+#define STEPS  5 /* and the MTP head */
+#define UNITS  7
 
 struct job {
     char dir[64];
@@ -62,6 +63,7 @@ static void job_open(struct job *job)
     set(job, "calibration.seqlen=24");
     set(job, "quant.iters=2");
     set(job, "quant.lr=0.002");
+    set(job, "mtp.method=tune");
     run(job, &rh_download_stage, "plan", 0, 0);
     for (int64_t u = 0; u < UNITS; u++)
         run(job, &rh_download_stage, "fetch", u, u);
@@ -112,15 +114,15 @@ static void a_session_on_a_gpu_is_that_of_the_cpu(void **state)
     job_open(&gpu);
     set(&cpu, "resources.backend=cpu");
     set(&gpu, "resources.backend=cuda");
-    run(&cpu, &rh_quantize_stage, "tune", 0, BLOCKS - 1);
+    run(&cpu, &rh_quantize_stage, "tune", 0, STEPS - 1);
     run(&gpu, &rh_quantize_stage, "tune", 0, 1);
     assert_int_equal(chain_type(&gpu, 1), RH_BF16);
     set(&gpu, "resources.backend=cpu"); /* the GPU is gone */
     run(&gpu, &rh_quantize_stage, "tune", 0, 2);
     assert_int_equal(chain_type(&gpu, 2), RH_F32);
     set(&gpu, "resources.backend=cuda");
-    run(&gpu, &rh_quantize_stage, "tune", 0, BLOCKS - 1);
-    for (int64_t b = 0; b < BLOCKS; b++) {
+    run(&gpu, &rh_quantize_stage, "tune", 0, STEPS - 1);
+    for (int64_t b = 0; b < STEPS; b++) {
         double x = final_loss(&gpu, b, b == 2 ? "cpu" : "cuda");
         double y = final_loss(&cpu, b, "cpu");
         print_message("block %lld: %.4e, the CPU has %.4e\n", (long long)b, x, y);
@@ -140,7 +142,7 @@ static struct rh_task *tune_task(const struct job *job)
     struct rh_task *t = rh_task_new(rh_stage_find_op(&rh_quantize_stage, "tune"), "local", MODEL,
                                     "dir:/nowhere", job->dir, staging, recipe);
     t->local = true;
-    t->last = BLOCKS - 1;
+    t->last = STEPS - 1;
     rh_free(staging);
     return t;
 }
@@ -228,12 +230,14 @@ static void neither_threads_nor_a_stop_change_a_byte(void **state)
     }
     set(&whole, "resources.threads=1");
     set(&parts, "resources.threads=2");
-    run(&whole, &rh_quantize_stage, "tune", 0, BLOCKS - 1);
+    run(&whole, &rh_quantize_stage, "tune", 0, STEPS - 1);
     run(&parts, &rh_quantize_stage, "tune", 0, 0);
     run(&parts, &rh_quantize_stage, "tune", 1, BLOCKS - 1);
-    for (int64_t b = 0; b < BLOCKS; b++) {
+    run(&parts, &rh_quantize_stage, "tune", BLOCKS, BLOCKS); /* the MTP head alone */
+    for (int64_t b = 0; b < STEPS; b++) {
         assert_same_files(&whole, &parts, b, "block.safetensors");
-        assert_same_files(&whole, &parts, b, "chain.safetensors");
+        if (b < BLOCKS)
+            assert_same_files(&whole, &parts, b, "chain.safetensors");
         assert_same_files(&whole, &parts, b, "report.json");
     }
     job_close(&whole);
