@@ -218,6 +218,22 @@ static enum rh_rc check_vision(const struct rh_json *json, const char *what, str
     return rc;
 }
 
+/* How layers of one head follow each other no release shows. */
+static enum rh_rc read_mtp(const struct rh_json *text, const char *what,
+                           struct rh_model_config *out, struct rh_error *err)
+{
+    static const char key[] = "mtp_num_hidden_layers";
+    if (rh_json_is_null(rh_json_get(text, key)))
+        return RH_OK;
+    enum rh_rc rc = want_int_in(text, key, what, 0, RH_LAYERS_MAX, &out->mtp_num_hidden_layers, err);
+    if (rc == RH_OK && out->mtp_num_hidden_layers > 1)
+        return rh_fail(err, RH_ERR_UNSUPPORTED,
+                       "%s: %s is %lld; an MTP head has one layer here, and leaving the others out "
+                       "would change the model",
+                       what, key, (long long)out->mtp_num_hidden_layers);
+    return rc;
+}
+
 static enum rh_rc read_text(const struct rh_json *text, const char *what,
                             struct rh_model_config *out, struct rh_error *err)
 {
@@ -228,9 +244,8 @@ static enum rh_rc read_text(const struct rh_json *text, const char *what,
                          err);
         memcpy((char *)out + text_rows[i].offset, &value, sizeof value);
     }
-    if (rc == RH_OK && !rh_json_is_null(rh_json_get(text, "mtp_num_hidden_layers")))
-        rc = want_int_in(text, "mtp_num_hidden_layers", what, 0, 1, &out->mtp_num_hidden_layers,
-                         err);
+    if (rc == RH_OK)
+        rc = read_mtp(text, what, out, err);
     if (rc == RH_OK)
         rc = want_number_in(text, "rms_norm_eps", what, 1e-12, 0.1, &out->rms_norm_eps, err);
     if (rc == RH_OK)

@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,6 +184,32 @@ static void the_recipe_decides_what_is_quantized(void **state)
     rh_json_free(json);
 }
 
+/* One more layer of full attention, and fc for every pass over the rows. */
+static void a_tuned_mtp_head_counts_as_work(void **state)
+{
+    (void)state;
+    struct rh_json *rounded = plan_json(model, "mtp.method=\"rtn\"", "1");
+    struct rh_json *tuned = plan_json(model, "mtp.method=\"tune\"", "1");
+    double shared = 256.0 * 2048 + 3.0 * 512 * 2048 + 2048 + 8.0 * 3 * 512 * 2048;
+    double full = shared + (8192.0 + 1024) * 2048 + 2048.0 * 4096;
+    double more[2] = {6 * full * 8 * 4096 * 400, 2 * 2 * (full + 4096.0 * 2048) * 256 * 4096};
+    static const char *const keys[2] = {"tuning_flop_estimate", "forward_flop_estimate"};
+    for (int i = 0; i < 2; i++) {
+        double a = rh_json_number(rh_json_get(rounded, keys[i]), 0);
+        double b = rh_json_number(rh_json_get(tuned, keys[i]), 0);
+        assert_true(fabs(b - a - more[i]) <= 1e-9 * b);
+    }
+    /* 775 linears of INT4 codes, two a byte, and an fp16 scale for each 128. */
+    double codes = 256 * 3.0 * 512 * 2048 + 3 * 512 * 2048.0 + (8192.0 + 1024) * 2048 + 2048.0 * 4096;
+    assert_true((double)(number(tuned, "disk_bytes", "tuned", NULL) -
+                         number(rounded, "disk_bytes", "tuned", NULL)) == codes / 2 + codes / 64);
+    assert_int_equal(number(tuned, "output", "mtp", "bytes"), 452031488);
+    assert_true(rh_json_bool(rh_json_get(rh_json_get(tuned, "linears"), "mtp_tuned"), false));
+    assert_false(rh_json_bool(rh_json_get(rh_json_get(rounded, "linears"), "mtp_tuned"), true));
+    rh_json_free(tuned);
+    rh_json_free(rounded);
+}
+
 static void expect_failure(const char *const *argv, int code, const char *text)
 {
     char *out = NULL, *errors = NULL;
@@ -221,6 +248,30 @@ static void exit_codes_tell_usage_from_absence_and_failure(void **state)
     expect_failure(no_config, 4, "config.json");
 }
 
+/* Before anything is read but config.json. */
+static void an_mtp_head_of_two_layers_is_refused(void **state)
+{
+    (void)state;
+    char *dir = rh_fs_join(root, "two");
+    char *from = rh_fs_join(model, "config.json");
+    char *to = rh_fs_join(dir, "config.json");
+    char *text = NULL;
+    size_t size = 0;
+    struct rh_error err = {0};
+    assert_int_equal(rh_fs_mkdirs(dir, &err), RH_OK);
+    assert_int_equal(rh_fs_read(from, 1 << 20, &text, &size, &err), RH_OK);
+    char *count = strstr(text, "\"mtp_num_hidden_layers\": 1");
+    assert_non_null(count);
+    *strchr(count, '1') = '2';
+    assert_int_equal(rh_fs_write(to, text, size, &err), RH_OK);
+    const char *const argv[] = {PROGRAM, "plan", dir, "--recipe", RECIPE, NULL};
+    expect_failure(argv, 1, "mtp_num_hidden_layers is 2; an MTP head has one layer here");
+    rh_free(text);
+    rh_free(to);
+    rh_free(from);
+    rh_free(dir);
+}
+
 static bool has_python(void)
 {
     const char *const argv[] = {"python3", "-c", "", NULL};
@@ -242,6 +293,8 @@ int main(void)
         cmocka_unit_test(the_plan_of_the_35b_model_has_the_known_sums),
         cmocka_unit_test(the_document_has_the_same_sums_and_an_exact_count_of_work),
         cmocka_unit_test(the_recipe_decides_what_is_quantized),
+        cmocka_unit_test(a_tuned_mtp_head_counts_as_work),
+        cmocka_unit_test(an_mtp_head_of_two_layers_is_refused),
         cmocka_unit_test(exit_codes_tell_usage_from_absence_and_failure),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);

@@ -261,7 +261,7 @@ static void put_linear(const struct job *j, struct rh_safetensors_writer *w,
 
 void job_tune(const struct job *j, int64_t block, const struct job_damage *damage)
 {
-    const struct rh_unit *unit = rh_model_plan_block(j->plan, block);
+    const struct rh_unit *unit = rh_model_plan_step(j->plan, block);
     char *staging = rh_store_staging(j->dir, "tune", block, 1);
     char *path = rh_fs_join(staging, "block.safetensors");
     size_t(*to)[3] = rh_alloc_array(unit->linear_count, sizeof *to);
@@ -314,8 +314,8 @@ static void gather(const struct job *j, const char *op, int64_t index)
 void job_finish(const struct job *j)
 {
     for (size_t u = 0; u < j->plan->unit_count; u++) {
-        if (j->plan->units[u].kind == RH_UNIT_BLOCK)
-            job_tune(j, j->plan->units[u].block, NULL);
+        if (j->plan->units[u].step >= 0)
+            job_tune(j, j->plan->units[u].step, NULL);
         job_must_run(j, "pack", (int64_t)u);
     }
     must(rh_fs_mkdirs(j->out, &error));

@@ -116,7 +116,7 @@ static float *load_linear(const struct rh_checkpoint *c, const struct rh_linear 
     return weight;
 }
 
-static void expect_rounded(const struct job *j, const char *name)
+static void expect_rounded_by(const struct job *j, const char *name, bool search)
 {
     const struct rh_linear *l = job_linear(j, name);
     struct rh_scheme scheme = {l->bits, l->sym, l->group_size};
@@ -131,8 +131,7 @@ static void expect_rounded(const struct job *j, const char *name)
     uint8_t *codes = rh_alloc(count), *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, sizeof *scales);
     must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features,
-                             j->recipe->observer == RH_OBSERVER_MSE, codes, scales,
-                             l->sym ? NULL : zeros, &err),
+                             search, codes, scales, l->sym ? NULL : zeros, &err),
          &err);
     rh_dequantize(codes, scales, l->sym ? NULL : zeros, l->out_features, l->in_features,
                   rh_scheme_group(&scheme, l->in_features), l->bits, expected);
@@ -144,6 +143,11 @@ static void expect_rounded(const struct job *j, const char *name)
     rh_free(zeros);
     rh_free(scales);
     rh_checkpoint_close(c);
+}
+
+static void expect_rounded(const struct job *j, const char *name)
+{
+    expect_rounded_by(j, name, j->recipe->observer == RH_OBSERVER_MSE);
 }
 
 /* The product's own gate, with the source at hand. */
@@ -195,6 +199,16 @@ static void the_observer_holds_for_mtp_too(void **state)
     assert_int_equal(j->recipe->observer, RH_OBSERVER_MSE);
     expect_rounded(j, "mtp.layers.0.mlp.experts.3.gate_proj");
     expect_rounded(j, "mtp.layers.0.self_attn.q_proj");
+    job_free(j);
+}
+
+static void a_tuned_mtp_head_is_packed_as_it_was_tuned(void **state)
+{
+    (void)state;
+    struct job *j = finished("{\"quant\": {\"observer\": \"mse\"}, \"mtp\": {\"method\": \"tune\"}}");
+    /* What stands in for tuning does not search, so these did not come from rounding here. */
+    expect_rounded_by(j, "mtp.layers.0.mlp.experts.3.gate_proj", false);
+    expect_rounded_by(j, "mtp.layers.0.self_attn.q_proj", false);
     job_free(j);
 }
 
@@ -458,6 +472,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_four_bit_checkpoint_says_what_rounding_says),
         cmocka_unit_test(the_observer_holds_for_mtp_too),
+        cmocka_unit_test(a_tuned_mtp_head_is_packed_as_it_was_tuned),
         cmocka_unit_test(zero_points_of_asymmetric_codes_arrive),
         cmocka_unit_test(an_ignored_expert_of_a_fused_tensor_keeps_its_rows),
         cmocka_unit_test(experts_one_by_one_give_what_fused_ones_give),

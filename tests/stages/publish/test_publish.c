@@ -103,9 +103,11 @@ static void make_digests(const struct job *j)
 
 static void make_reports(const struct job *j)
 {
-    for (int64_t b = 0; b < j->nano->plan->config.num_hidden_layers; b++) {
+    for (int64_t b = 0; b < rh_model_plan_steps(j->nano->plan); b++) {
         char *dir = new_directory();
         struct rh_json *report = rh_json_new_object();
+        if (b == j->nano->plan->config.num_hidden_layers)
+            rh_json_set_string(report, "unit", "mtp");
         rh_json_set_number(report, "init_loss", 0.5 + (double)b);
         rh_json_set_number(report, "best_loss", 0.25 + (double)b);
         rh_json_set_int(report, "best_iter", 10 + b);
@@ -146,10 +148,10 @@ static void make_fetches(const struct job *j)
     rh_checkpoint_close(c);
 }
 
-static struct job *job_new(const struct mistakes *wrong)
+static struct job *job_of(const char *its_recipe, const struct mistakes *wrong)
 {
     struct job *j = rh_alloc(sizeof *j);
-    j->nano = quantized_new(recipe);
+    j->nano = quantized_new(its_recipe);
     j->dir = new_directory();
     j->out = new_directory();
     make_plan(j);
@@ -164,6 +166,11 @@ static struct job *job_new(const struct mistakes *wrong)
     quantized_write_rest(j->nano, dir, wrong);
     commit(j, dir, "finalize", 0);
     return j;
+}
+
+static struct job *job_new(const struct mistakes *wrong)
+{
+    return job_of(recipe, wrong);
 }
 
 static void job_free(struct job *j)
@@ -311,6 +318,33 @@ static void the_card_says_what_was_done(void **state)
     assert_null(strstr(text, "bad: tag"));
     assert_null(strstr(text, "/somewhere"));
     assert_null(strstr(text, "base_model"));
+    rh_free(text);
+    rh_free(dir);
+    job_free(j);
+}
+
+static void the_card_says_that_the_mtp_head_was_tuned(void **state)
+{
+    (void)state;
+    static const char *const facts[] = {
+        "Its 31 linears are INT4, tuned like those of a decoder block",
+        "Each decoder block, and the MTP head, was tuned for 20 iterations",
+        "| MTP head | 4.5000e+00 | 4.2500e+00 | 0.944 | 14 |",
+        "| `mtp.method` | \"tune\" |",
+    };
+    struct job *j = job_of("{\"calibration\": {\"dataset\": \"/a/text.jsonl\"},"
+                           " \"quant\": {\"iters\": 20}, \"mtp\": {\"method\": \"tune\"}}",
+                           NULL);
+    must_publish(j, "new-model");
+    char *dir = rh_fs_join(j->out, "new-model"), *text = read_text(dir, "README.md");
+    for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++) {
+        if (!strstr(text, facts[i]))
+            fail_msg("the card lacks: %s", facts[i]);
+    }
+    assert_null(strstr(text, "without calibration"));
+    rh_free(text);
+    text = read_text(dir, "quantization_config.json");
+    assert_non_null(strstr(text, "\"mtp_method\": \"tune\""));
     rh_free(text);
     rh_free(dir);
     job_free(j);
@@ -520,6 +554,7 @@ int main(void)
         cmocka_unit_test(a_job_is_published_and_passes_verification),
         cmocka_unit_test(the_manifest_names_its_origin_and_no_machine),
         cmocka_unit_test(the_card_says_what_was_done),
+        cmocka_unit_test(the_card_says_that_the_mtp_head_was_tuned),
         cmocka_unit_test(two_publications_are_equal_byte_for_byte),
         cmocka_unit_test(the_same_result_may_be_published_again),
         cmocka_unit_test(a_published_result_that_was_damaged_is_not_confirmed),

@@ -97,6 +97,7 @@ static void other_widths_and_a_kept_head_pass_too(void **state)
         "{\"quant\": {\"bits\": 3, \"group_size\": 128}}",
         "{\"quant\": {\"bits\": 8, \"group_size\": -1}, \"mtp\": {\"method\": \"keep\"}}",
         "{\"quant\": {\"ignore_layers\": [\"experts.3.\", \"o_proj\"]}}",
+        "{\"mtp\": {\"method\": \"tune\"}}",
     };
     for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++) {
         struct quantized *q = quantized_new(recipes[i]);
