@@ -57,8 +57,11 @@ static size_t carve_all(struct rh_mtp_input *m, void *base)
 static struct rh_mtp_input shape(struct rh_backend *backend, const struct rh_model_config *config,
                                  int64_t batch_size, int64_t seq)
 {
-    return (struct rh_mtp_input){.backend = backend, .ops = rh_backend_ops(backend),
-                                 .hidden = config->hidden_size, .rows = batch_size, .seq = seq,
+    return (struct rh_mtp_input){.backend = backend,
+                                 .ops = rh_backend_ops(backend),
+                                 .hidden = config->hidden_size,
+                                 .rows = batch_size,
+                                 .seq = seq,
                                  .eps = (float)config->rms_norm_eps};
 }
 
@@ -99,8 +102,8 @@ static enum rh_rc load_fc(const struct rh_mtp_input *m, const struct rh_safetens
     return rc;
 }
 
-/* A pair is the embedding of a position and, behind it, its hidden state; the last position of a row
- * has none. */
+/* A pair is the embedding of a position and, behind it, its hidden state; the last position of a
+ * row has none. */
 static enum rh_rc make_order(const struct rh_mtp_input *m, struct rh_error *err)
 {
     int64_t pairs = pair_count(m);
@@ -109,8 +112,8 @@ static enum rh_rc make_order(const struct rh_mtp_input *m, struct rh_error *err)
         order[2 * i] = m->rows * m->seq + i;
         order[2 * i + 1] = i / (m->seq - 1) * m->seq + i % (m->seq - 1);
     }
-    enum rh_rc rc = rh_backend_upload(m->backend, m->order, order,
-                                      (size_t)(2 * pairs) * sizeof *order, err);
+    enum rh_rc rc =
+        rh_backend_upload(m->backend, m->order, order, (size_t)(2 * pairs) * sizeof *order, err);
     rh_free(order);
     return rc;
 }
@@ -124,8 +127,8 @@ enum rh_rc rh_mtp_input_new(struct rh_backend *backend, const struct rh_model_co
     RH_ASSERT(batch_size > 0 && seq > 1);
     struct rh_mtp_input *m = rh_alloc(sizeof *m);
     *m = shape(backend, config, batch_size, seq);
-    enum rh_rc rc = rh_backend_alloc(backend, carve_all(m, NULL), "inputs of the MTP head",
-                                     &m->memory, err);
+    enum rh_rc rc =
+        rh_backend_alloc(backend, carve_all(m, NULL), "inputs of the MTP head", &m->memory, err);
     if (rc == RH_OK) {
         carve_all(m, m->memory);
         rc = load_norm(m, tail, norm, m->final_norm, err);
@@ -156,8 +159,9 @@ void rh_mtp_input_free(struct rh_mtp_input *m)
 
 static void norm(const struct rh_mtp_input *m, int64_t rows, const void *x, const float *w, void *y)
 {
-    m->ops->rms_norm(m->backend, &(struct rh_rms_norm){.rows = rows, .size = m->hidden,
-                                                       .eps = m->eps, .x = x, .w = w, .y = y});
+    m->ops->rms_norm(m->backend,
+                     &(struct rh_rms_norm){
+                         .rows = rows, .size = m->hidden, .eps = m->eps, .x = x, .w = w, .y = y});
 }
 
 /* Element `count` after `base`, in the activation type. */
@@ -173,18 +177,24 @@ void rh_mtp_input_forward(struct rh_mtp_input *m, const void *hidden, const void
     int64_t pairs = rows * (m->seq - 1);
     norm(m, rows * m->seq, hidden, m->final_norm, m->final);
     norm(m, rows * m->seq, m->final, m->hidden_norm, m->normed);
-    norm(m, pairs, embeddings, m->embedding_norm,
-         at(m, m->normed, m->rows * m->seq * m->hidden));
+    norm(m, pairs, embeddings, m->embedding_norm, at(m, m->normed, m->rows * m->seq * m->hidden));
     for (int64_t i = 0; i < 2 * pairs; i += GATHER_MAX) {
         int64_t left = 2 * pairs - i;
         m->ops->gather_rows(m->backend,
                             &(struct rh_gather_rows){.count = left < GATHER_MAX ? left : GATHER_MAX,
-                                                     .size = m->hidden, .rows = m->order + i,
+                                                     .size = m->hidden,
+                                                     .rows = m->order + i,
                                                      .x = m->normed,
                                                      .y = at(m, m->pairs, i * m->hidden)});
     }
-    m->ops->matmul(m->backend,
-                   &(struct rh_matmul){.form = RH_NT, .m = pairs, .n = m->hidden, .k = 2 * m->hidden,
-                                       .a = m->pairs, .lda = 2 * m->hidden, .b = m->fc,
-                                       .ldb = 2 * m->hidden, .c = u, .ldc = m->hidden});
+    m->ops->matmul(m->backend, &(struct rh_matmul){.form = RH_NT,
+                                                   .m = pairs,
+                                                   .n = m->hidden,
+                                                   .k = 2 * m->hidden,
+                                                   .a = m->pairs,
+                                                   .lda = 2 * m->hidden,
+                                                   .b = m->fc,
+                                                   .ldb = 2 * m->hidden,
+                                                   .c = u,
+                                                   .ldc = m->hidden});
 }

@@ -63,7 +63,8 @@ struct rh_json *rh_factory_jobs(struct rh_factory *factory, bool all, const char
  *           "mtp": true},      only where the MTP head is tuned: the last of the total
  * "progress": 0..1, "eta_s": number|null,
  * "running":[{"op","index","phase","done","total","unit","worker","pid"}],
- * "block_metrics":[{"block","unit":"mtp" (of the MTP head),"init_loss","best_loss","best_iter","seconds",
+ * "block_metrics":[{"block","unit" ("mtp", of the MTP head alone),
+ *                   "init_loss","best_loss","best_iter","seconds",
  *                   "experts":{"count","floor","below_floor","tokens_min","tokens_median"}}...]}
  * RH_ERR_NOT_FOUND. An unambiguous prefix of an id will do.
  */

@@ -225,7 +225,8 @@ static enum rh_rc read_mtp(const struct rh_json *text, const char *what,
     static const char key[] = "mtp_num_hidden_layers";
     if (rh_json_is_null(rh_json_get(text, key)))
         return RH_OK;
-    enum rh_rc rc = want_int_in(text, key, what, 0, RH_LAYERS_MAX, &out->mtp_num_hidden_layers, err);
+    enum rh_rc rc =
+        want_int_in(text, key, what, 0, RH_LAYERS_MAX, &out->mtp_num_hidden_layers, err);
     if (rc == RH_OK && out->mtp_num_hidden_layers > 1)
         return rh_fail(err, RH_ERR_UNSUPPORTED,
                        "%s: %s is %lld; an MTP head has one layer here, and leaving the others out "

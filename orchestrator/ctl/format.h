@@ -16,8 +16,8 @@ void rh_format_event(struct rh_strbuf *out, const struct rh_json *event); /* one
 void rh_format_workers(struct rh_strbuf *out, const struct rh_json *workers);
 /* "loss 3.579e-02 -> 1.769e-02", or nothing when the numbers are not there. */
 void rh_format_loss(struct rh_strbuf *out, const struct rh_json *init, const struct rh_json *best);
-/* "block 2/4", or "mtp head" for the last one where that is tuned; blocks: "blocks" of a job, at: counted
- * from 1. */
+/* "block 2/4", or "mtp head" for the last one where that is tuned; blocks: "blocks" of a job, at:
+ * counted from 1. */
 void rh_format_step(struct rh_strbuf *out, const struct rh_json *blocks, int64_t at);
 /* "block 2/4  loss 3.579e-02 -> 1.769e-02  8.1 s", and what is said of starved experts; metrics:
  * one of "block_metrics". */

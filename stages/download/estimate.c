@@ -19,7 +19,8 @@ static uint64_t tuned_bytes(const struct rh_linear *l)
            (l->sym ? 0 : rows * groups);
 }
 
-/* Weights that a token meets on its way through the layer, on average; `beside` it, as mtp.fc is. */
+/* Weights that a token meets on its way through the layer, on average; `beside` it, as mtp.fc is.
+ */
 static double active_weights(const struct rh_model_config *config, const struct rh_unit *unit,
                              bool beside)
 {
@@ -76,8 +77,7 @@ void rh_estimate_make(const struct rh_model_plan *plan, const struct rh_recipe *
         uint64_t peak = block_memory(unit);
         block_peak = peak > block_peak ? peak : block_peak;
         out->tuning_flop += 6.0 * active * iteration_tokens * (double)recipe->iters;
-        out->forward_flop +=
-            2.0 * (active + active_weights(c, unit, true)) * (double)rows * passes;
+        out->forward_flop += 2.0 * (active + active_weights(c, unit, true)) * (double)rows * passes;
         for (size_t i = 0; i < unit->linear_count; i++)
             out->disk_tuned += unit->linears[i].bits < 16 ? tuned_bytes(&unit->linears[i]) : 0;
     }

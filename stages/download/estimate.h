@@ -27,10 +27,11 @@ struct rh_estimate {
      */
     uint64_t memory;
     /*
-     * Floating-point operations of tuning all blocks and, where it is tuned, the MTP head, matrix products of the linears only: per token 2 x 3 x
-     * active weights (forward, gradients of inputs and of weights) times the tokens of all
-     * iterations, and 2 x active weights for each forward pass over the calibration rows. An
-     * expert's weights are active for num_experts_per_tok / num_experts of the tokens.
+     * Floating-point operations of tuning all blocks and, where it is tuned, the MTP head, matrix
+     * products of the linears only: per token 2 x 3 x active weights (forward, gradients of inputs
+     * and of weights) times the tokens of all iterations, and 2 x active weights for each forward
+     * pass over the calibration rows. An expert's weights are active for num_experts_per_tok /
+     * num_experts of the tokens.
      */
     double tuning_flop, forward_flop;
 };

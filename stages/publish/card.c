@@ -176,8 +176,7 @@ static void add_calibration(struct card *c)
                      "## Calibration\n\n%lld rows of %lld tokens (%lld tokens) of `%s`, seed %lld. "
                      "Each decoder block%s was tuned for %lld iterations of %lld rows",
                      (long long)r->nsamples, (long long)r->seqlen,
-                     (long long)(r->nsamples * r->seqlen),
-                     dataset, (long long)r->calibration_seed,
+                     (long long)(r->nsamples * r->seqlen), dataset, (long long)r->calibration_seed,
                      c->mtp && c->mtp->step >= 0 ? ", and the MTP head," : "", (long long)r->iters,
                      (long long)(r->batch_size * r->gradient_accumulate_steps));
     rh_free(dataset);

@@ -28,8 +28,8 @@ static enum rh_rc load(void *arg, struct rh_error *err)
     struct rh_safetensors *file = NULL;
     enum rh_rc rc = rh_safetensors_open(path, &file, err);
     if (rc == RH_OK)
-        rc = rh_block_new(s->backend, &s->plan->config, rh_model_plan_step(s->plan, l->index),
-                          file, &l->block, err);
+        rc = rh_block_new(s->backend, &s->plan->config, rh_model_plan_step(s->plan, l->index), file,
+                          &l->block, err);
     rh_safetensors_close(file);
     rh_free(path);
     return rc;
@@ -270,10 +270,14 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     int64_t *tokens = rh_alloc_array((size_t)experts, sizeof *tokens);
     int64_t *reached = rh_alloc_array((size_t)experts, sizeof *reached);
     struct rh_pulse pulse = {beat, &b};
-    struct rh_block_report report = {.block = index, .unit = mtp ? unit->name : NULL,
-                                     .iters = s->options.iters, .experts = experts,
-                                     .expert_floor = s->recipe->expert_floor, .tokens = tokens,
-                                     .reached = reached, .backend = rh_backend_name(s->backend),
+    struct rh_block_report report = {.block = index,
+                                     .unit = mtp ? unit->name : NULL,
+                                     .iters = s->options.iters,
+                                     .experts = experts,
+                                     .expert_floor = s->recipe->expert_floor,
+                                     .tokens = tokens,
+                                     .reached = reached,
+                                     .backend = rh_backend_name(s->backend),
                                      .device = is_device(s) ? rh_backend_device(s->backend) : NULL,
                                      .batch_size = s->options.batch_size};
     rh_session_draw_order(s);

@@ -39,7 +39,8 @@ static void add_kind(struct rh_backend *backend, const struct rh_model_plan *pla
 static void add_entrance(struct rh_backend *backend, const struct rh_model_config *config,
                          int64_t batch_size, int64_t seq, struct rh_memory_plan *p)
 {
-    size_t batch = (size_t)(batch_size * seq * config->hidden_size) * rh_backend_element_size(backend);
+    size_t batch =
+        (size_t)(batch_size * seq * config->hidden_size) * rh_backend_element_size(backend);
     size_t entrance = rh_mtp_input_needs(backend, config, batch_size, seq) + 4 * batch;
     size_t tuning = p->weights_q + p->grads + p->quantizer + p->batches;
     if (entrance > tuning + p->activations)

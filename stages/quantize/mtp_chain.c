@@ -14,7 +14,7 @@ struct entrance {
     struct rh_token_rows ids; /* of a batch, without the first of a row */
     struct rh_chain next;     /* their embeddings */
     void *memory;             /* backend memory of what follows */
-    void *x, *u; /* [batch_size, seq, hidden]; x only for a chain on the host */
+    void *x, *u;              /* [batch_size, seq, hidden]; x only for a chain on the host */
     double *apart; /* mean squared difference of the two chains; not finite when either is not */
 };
 
@@ -24,11 +24,11 @@ static enum rh_rc open_entrance(struct entrance *e, struct rh_error *err)
     size_t row = rh_chain_bytes(c) / (size_t)c->samples;
     size_t batch = ((size_t)e->batch_size * row + 255) / 256 * 256;
     size_t batches = c->on_host ? 2 : 1;
-    e->ids = (struct rh_token_rows){e->batch_size, c->seq - 1,
-                                    rh_alloc_array((size_t)(e->batch_size * c->seq),
-                                                   sizeof *e->ids.ids)};
-    enum rh_rc rc = rh_chain_new(c->backend, false, e->batch_size, c->seq - 1, c->hidden, &e->next,
-                                 err);
+    e->ids = (struct rh_token_rows){
+        e->batch_size, c->seq - 1,
+        rh_alloc_array((size_t)(e->batch_size * c->seq), sizeof *e->ids.ids)};
+    enum rh_rc rc =
+        rh_chain_new(c->backend, false, e->batch_size, c->seq - 1, c->hidden, &e->next, err);
     if (rc == RH_OK)
         rc = rh_backend_alloc(c->backend, batches * batch + sizeof *e->apart,
                               "inputs of the MTP layer", &e->memory, err);
@@ -71,9 +71,12 @@ static void enter(struct entrance *e, void *part, int64_t first, int64_t rows)
     }
     rh_mtp_input_forward(e->input, x, e->next.fp, e->u, rows);
     if (part == c->quant) {
-        struct rh_mse mse = {.count = rows * (c->seq - 1) * c->hidden, .pred = e->u,
-                             .target = (char *)c->fp + (size_t)first * shorter, .factor = 1.0F,
-                             .share = (double)rows / (double)c->samples, .accumulate = true,
+        struct rh_mse mse = {.count = rows * (c->seq - 1) * c->hidden,
+                             .pred = e->u,
+                             .target = (char *)c->fp + (size_t)first * shorter,
+                             .factor = 1.0F,
+                             .share = (double)rows / (double)c->samples,
+                             .accumulate = true,
                              .loss = e->apart};
         rh_backend_ops(c->backend)->mse(c->backend, &mse);
     }
@@ -98,7 +101,10 @@ enum rh_rc rh_chain_enter_mtp(struct rh_chain *chain, const struct rh_token_rows
                               struct rh_error *err)
 {
     RH_ASSERT(rows->samples == chain->samples && rows->seq == chain->seq);
-    struct entrance e = {.chain = chain, .rows = rows, .embedding = embedding, .input = input,
+    struct entrance e = {.chain = chain,
+                         .rows = rows,
+                         .embedding = embedding,
+                         .input = input,
                          .batch_size = batch_size};
     enum rh_rc rc = open_entrance(&e, err);
     for (int64_t first = 0; first < chain->samples && rc == RH_OK; first += batch_size) {

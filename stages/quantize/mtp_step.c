@@ -44,8 +44,8 @@ static enum rh_rc enter(struct rh_session *s, const struct sources *from,
     int64_t batch = s->options.batch_size;
     struct rh_embedding embedding = {from->head, from->embedding};
     struct rh_mtp_input *input = NULL;
-    enum rh_rc rc = rh_mtp_input_new(s->backend, &s->plan->config, from->mtp, from->tail, from->norm,
-                                     batch, rows->seq, &input, err);
+    enum rh_rc rc = rh_mtp_input_new(s->backend, &s->plan->config, from->mtp, from->tail,
+                                     from->norm, batch, rows->seq, &input, err);
     if (rc == RH_OK)
         rc = rh_chain_enter_mtp(&s->chain, rows, &embedding, input, batch, pulse, err);
     rh_mtp_input_free(input);

@@ -7,7 +7,8 @@
 /* What is worth knowing about a tuned block. */
 struct rh_block_report {
     int64_t block, iters;
-    const char *unit; /* "mtp": it is the MTP head, and `block` the number after the last one; NULL */
+    /* "mtp": it is the MTP head, and `block` the number after that of the last block; else NULL. */
+    const char *unit;
     struct rh_tune_result result;
     double final_loss; /* of the result, over all calibration rows */
     size_t linears;    /* quantized ones */
@@ -21,12 +22,12 @@ struct rh_block_report {
 };
 
 /*
- * report.json: {block, unit: "mtp" (of the MTP head alone), iters, backend, device, batch_size, init_loss, best_loss, best_iter,
- * final_loss, linears,
- * experts: {tokens: [...], floor, below_floor: [...], without_tokens, untuned: [...]}}. below_floor
- * lists the experts with fewer tokens than the floor, untuned those that no minibatch reached: they
- * are rounded to nearest. No times: artifacts are the same bytes for the same inputs. With iters = 0
- * the three losses are that of all rows.
+ * report.json: {block, unit: "mtp" (of the MTP head alone), iters, backend, device, batch_size,
+ * init_loss, best_loss, best_iter, final_loss, linears, experts: {tokens: [...], floor,
+ * below_floor: [...], without_tokens, untuned: [...]}}. below_floor lists the experts with fewer
+ * tokens than the floor, untuned those that no minibatch reached: they are rounded to nearest. No
+ * times: artifacts are the same bytes for the same inputs. With iters = 0 the three losses are that
+ * of all rows.
  */
 struct rh_json *rh_block_report_json(const struct rh_block_report *report); /* owned by caller */
 
@@ -38,8 +39,8 @@ struct rh_expert_coverage {
 
 struct rh_expert_coverage rh_block_report_coverage(const struct rh_block_report *report);
 
-/* For the event log: {unit, seconds, init_loss, best_loss, best_iter, final_loss, experts: {count, floor,
- * below_floor, without_tokens, tokens_min, tokens_median}}. */
+/* For the event log: {unit, seconds, init_loss, best_loss, best_iter, final_loss, experts: {count,
+ * floor, below_floor, without_tokens, tokens_min, tokens_median}}. */
 struct rh_json *rh_block_report_metrics(const struct rh_block_report *report, double seconds);
 
 #endif

@@ -162,9 +162,11 @@ static enum rh_rc prepare(struct rh_session *s, int64_t first, struct rh_error *
 {
     struct rh_token_rows rows = {0};
     enum rh_rc rc = rh_session_read_rows(s, &rows, err);
-    if (rc == RH_OK && rows.seq < 2 && rh_model_plan_steps(s->plan) > s->plan->config.num_hidden_layers)
-        rc = rh_fail(err, RH_ERR_ARGUMENT,
-                     "mtp.method \"tune\" takes rows of two tokens or more: raise calibration.seqlen");
+    if (rc == RH_OK && rows.seq < 2 &&
+        rh_model_plan_steps(s->plan) > s->plan->config.num_hidden_layers)
+        rc = rh_fail(
+            err, RH_ERR_ARGUMENT,
+            "mtp.method \"tune\" takes rows of two tokens or more: raise calibration.seqlen");
     if (rc == RH_OK) {
         set_options(s, rows.samples);
         rc = plan_memory(s, &rows, err);

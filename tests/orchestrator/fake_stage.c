@@ -26,12 +26,14 @@
 #define TENSOR(name) "{\"name\": \"" name "\", \"file\": 0}"
 #define UNIT(kind)   "{\"kind\": \"" kind "\", \"source_tensors\": 1}"
 #define OUTPUT(unit, shard) "{\"unit\": " unit ", \"shard\": " shard "}"
+/* clang-format off */
 #define PLAN(units, tensors, outputs)                                                              \
     "{\"units\": [" UNIT("head") ", " UNIT("block") ", " UNIT("block") ", " UNIT("block") ", "      \
     UNIT("tail") units "], \"tensors\": [" TENSOR("h") ", " TENSOR("0") ", " TENSOR("1") ", "       \
-    TENSOR("2") ", " TENSOR("t") tensors "], \"files\": [{\"name\": \"weights\"}], "                \
+    TENSOR("2") ", " TENSOR("t") tensors "], \"files\": [{\"name\": \"weights\"}], "               \
     "\"shards\": [{}, {}], \"outputs\": [" OUTPUT("0", "1") ", " OUTPUT("1", "0") ", "              \
     OUTPUT("2", "0") ", " OUTPUT("3", "0") ", " OUTPUT("4", "1") outputs "]}"
+/* clang-format on */
 
 /* One tensor a unit, all in the file "weights" beside the model, which need not be there. */
 static const char plan[] = PLAN("", "", "");
@@ -115,9 +117,9 @@ static enum rh_rc run_plan(struct rh_task *task, struct rh_error *err)
     static const char odd[] = "{\"units\": [{\"kind\": \"head\"}], \"files\": [{}],"
                               " \"shards\": [{}], \"outputs\": [{\"unit\": 0, \"shard\": 0}]}";
     return simple(task, "plan", "plan.json",
-                  is_there(task, "odd-", "plan", NULL)  ? odd
+                  is_there(task, "odd-", "plan", NULL)   ? odd
                   : is_there(task, "with-", "mtp", NULL) ? plan_with_mtp
-                                                        : plan,
+                                                         : plan,
                   err);
 }
 

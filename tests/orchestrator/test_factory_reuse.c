@@ -113,7 +113,8 @@ static void a_source_that_was_written_to_is_fetched_again(void **state)
     rh_free(first);
 }
 
-/* The blocks are the same whatever becomes of the MTP head, and its tuning begins behind the last. */
+/* The blocks are the same whatever becomes of the MTP head, and its tuning begins behind the last.
+ */
 static void an_mtp_head_is_tuned_behind_the_blocks_of_another_job(void **state)
 {
     struct house *h = *state;

@@ -18,13 +18,14 @@ static struct rh_graph *graph(const char *kind, const char *step)
     struct rh_error err;
     struct rh_json *plan = NULL;
     struct rh_graph *g = NULL;
-    char *text = rh_format("{\"units\": [{\"kind\": \"head\"}, {\"kind\": \"block\", \"step\": 0}, "
-                           "{\"kind\": \"block\", \"step\": 1}, {\"kind\": \"tail\"}, "
-                           "{\"kind\": \"%s\"%s}], \"files\": [{}], \"shards\": [{}, {}], "
-                           "\"outputs\": [{\"unit\": 0, \"shard\": 0}, {\"unit\": 1, \"shard\": 0}, "
-                           "{\"unit\": 2, \"shard\": 0}, {\"unit\": 3, \"shard\": 0}, "
-                           "{\"unit\": 4, \"shard\": 1, \"bytes\": 300}]}",
-                           kind, step);
+    char *text =
+        rh_format("{\"units\": [{\"kind\": \"head\"}, {\"kind\": \"block\", \"step\": 0}, "
+                  "{\"kind\": \"block\", \"step\": 1}, {\"kind\": \"tail\"}, "
+                  "{\"kind\": \"%s\"%s}], \"files\": [{}], \"shards\": [{}, {}], "
+                  "\"outputs\": [{\"unit\": 0, \"shard\": 0}, {\"unit\": 1, \"shard\": 0}, "
+                  "{\"unit\": 2, \"shard\": 0}, {\"unit\": 3, \"shard\": 0}, "
+                  "{\"unit\": 4, \"shard\": 1, \"bytes\": 300}]}",
+                  kind, step);
     assert_int_equal(rh_json_parse(text, strlen(text), "plan", &plan, &err), RH_OK);
     if (rh_graph_from_plan(plan, "plan", &g, &err) != RH_OK)
         assert_non_null(strstr(err.message, "as step 2"));

@@ -192,8 +192,8 @@ static void killing_the_tuner_in_the_mtp_head_costs_no_byte(void **state)
     (void)state;
     static const char *const settings[] = {"mtp.method=tune", "quant.iters=80",
                                            "quant.batch_size=2", "resources.threads=1", NULL};
-    static const char *const others[] = {"mtp.method=tune", "quant.iters=80",
-                                         "quant.batch_size=2", "resources.threads=2", NULL};
+    static const char *const others[] = {"mtp.method=tune", "quant.iters=80", "quant.batch_size=2",
+                                         "resources.threads=2", NULL};
     struct place place;
     struct proc p;
     place_make(&place);

@@ -146,9 +146,9 @@ static void a_tuned_mtp_head_is_no_block(void **state)
     rh_strbuf_done(&out);
     rh_json_free(m);
     rh_json_free(blocks);
-    char *text = formatted(rh_format_job,
-                           "{\"id\":\"a\",\"blocks\":{\"done\":4,\"total\":5,\"mtp\":true,"
-                           "\"current\":4,\"iter\":3,\"iters\":9,\"loss\":0.5,\"loss_best\":0.25}}");
+    char *text = formatted(
+        rh_format_job, "{\"id\":\"a\",\"blocks\":{\"done\":4,\"total\":5,\"mtp\":true,"
+                       "\"current\":4,\"iter\":3,\"iters\":9,\"loss\":0.5,\"loss_best\":0.25}}");
     assert_non_null(strstr(text, "4/5, mtp head: iteration 3/9 loss 5.000e-01 -> 2.500e-01"));
     rh_free(text);
 }

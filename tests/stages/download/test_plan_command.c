@@ -200,7 +200,8 @@ static void a_tuned_mtp_head_counts_as_work(void **state)
         assert_true(fabs(b - a - more[i]) <= 1e-9 * b);
     }
     /* 775 linears of INT4 codes, two a byte, and an fp16 scale for each 128. */
-    double codes = 256 * 3.0 * 512 * 2048 + 3 * 512 * 2048.0 + (8192.0 + 1024) * 2048 + 2048.0 * 4096;
+    double codes =
+        256 * 3.0 * 512 * 2048 + 3 * 512 * 2048.0 + (8192.0 + 1024) * 2048 + 2048.0 * 4096;
     assert_true((double)(number(tuned, "disk_bytes", "tuned", NULL) -
                          number(rounded, "disk_bytes", "tuned", NULL)) == codes / 2 + codes / 64);
     assert_int_equal(number(tuned, "output", "mtp", "bytes"), 452031488);

@@ -26,8 +26,8 @@ struct job *job_new(const char *recipe);
 /* The same from nano with the MTP experts one by one, as some checkpoints have them. */
 struct job *job_new_split(const char *recipe);
 void job_free(struct job *j);
-/* Commits tune[block] with the codes of rounding to nearest, without a search; the MTP head counts as
- * one more block where it is tuned. */
+/* Commits tune[block] with the codes of rounding to nearest, without a search; the MTP head counts
+ * as one more block where it is tuned. */
 void job_tune(const struct job *j, int64_t block, const struct job_damage *damage);
 enum rh_rc job_run(const struct job *j, const char *op, int64_t index, struct rh_error *err);
 void job_must_run(const struct job *j, const char *op, int64_t index);

@@ -130,8 +130,8 @@ static void expect_rounded_by(const struct job *j, const char *name, bool search
     float *expected = rh_alloc_array(count, sizeof *expected);
     uint8_t *codes = rh_alloc(count), *zeros = rh_alloc(groups);
     uint16_t *scales = rh_alloc_array(groups, sizeof *scales);
-    must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features,
-                             search, codes, scales, l->sym ? NULL : zeros, &err),
+    must(rh_round_to_nearest(&scheme, weight, l->out_features, l->in_features, search, codes,
+                             scales, l->sym ? NULL : zeros, &err),
          &err);
     rh_dequantize(codes, scales, l->sym ? NULL : zeros, l->out_features, l->in_features,
                   rh_scheme_group(&scheme, l->in_features), l->bits, expected);
@@ -205,7 +205,8 @@ static void the_observer_holds_for_mtp_too(void **state)
 static void a_tuned_mtp_head_is_packed_as_it_was_tuned(void **state)
 {
     (void)state;
-    struct job *j = finished("{\"quant\": {\"observer\": \"mse\"}, \"mtp\": {\"method\": \"tune\"}}");
+    struct job *j =
+        finished("{\"quant\": {\"observer\": \"mse\"}, \"mtp\": {\"method\": \"tune\"}}");
     /* What stands in for tuning does not search, so these did not come from rounding here. */
     expect_rounded_by(j, "mtp.layers.0.mlp.experts.3.gate_proj", false);
     expect_rounded_by(j, "mtp.layers.0.self_attn.q_proj", false);

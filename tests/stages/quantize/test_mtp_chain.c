@@ -1,5 +1,5 @@
-/* From the outputs of the last block to the inputs of the MTP layer and through it, against plain torch; the
- * values and how they were made: tests/golden/make_mtp.py. */
+/* From the outputs of the last block to the inputs of the MTP layer and through it, against plain
+ * torch; the values and how they were made: tests/golden/make_mtp.py. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -87,9 +87,9 @@ static void bench_open(struct bench *b, bool on_host, int number)
     *b = (struct bench){.rows = {ROWS, TOKENS, rh_alloc_array(ROWS * TOKENS, 4)}};
     nano_open((const char *const[]){"mtp.method=tune", NULL}, &b->nano);
     nano_check(rh_backend_new(BACKEND, 2, &b->backend, &err), &err);
-    nano_check(rh_safetensors_open(RH_SOURCE_DIR "/tests/golden/mtp/nano.safetensors", &b->golden,
-                                   &err),
-               &err);
+    nano_check(
+        rh_safetensors_open(RH_SOURCE_DIR "/tests/golden/mtp/nano.safetensors", &b->golden, &err),
+        &err);
     for (int64_t i = 0; i < ROWS * TOKENS; i++)
         b->rows.ids[i] = nano_token(i / TOKENS, i % TOKENS);
     nano_embed(&b->nano, b->backend, on_host, &b->rows, &b->chain);
@@ -117,8 +117,8 @@ static enum rh_rc enter(struct bench *b, int64_t batch_size, struct rh_error *er
                                 "model.language_model.norm.weight", batch_size, TOKENS, &input,
                                 err),
                err);
-    enum rh_rc rc = rh_chain_enter_mtp(&b->chain, &b->rows, &embedding, input, batch_size, NULL,
-                                       err);
+    enum rh_rc rc =
+        rh_chain_enter_mtp(&b->chain, &b->rows, &embedding, input, batch_size, NULL, err);
     rh_mtp_input_free(input);
     return rc;
 }
