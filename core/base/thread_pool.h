@@ -17,8 +17,8 @@ int rh_thread_pool_size(const struct rh_thread_pool *pool);
 
 /*
  * Bodies of later loops compute with subnormal numbers as 0, operands and results, on all threads
- * alike (x86-64 and AArch64; elsewhere it does nothing). The processors of one maker take a hundred
- * cycles more for an instruction that meets one. What the caller does outside of loops keeps IEEE 754.
+ * alike (x86-64 and AArch64; elsewhere it does nothing). Intel's processors take over a hundred
+ * cycles for an instruction that meets one. What the caller does outside of loops keeps IEEE 754.
  */
 void rh_thread_pool_flush_subnormals(struct rh_thread_pool *pool, bool flush);
 

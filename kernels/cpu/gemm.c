@@ -88,15 +88,24 @@ RH_INLINE void tile(const int rows, const float *a, int64_t step, int64_t along,
     vec left[ROWS];
     vec right[ROWS];
     UNROLL for (int i = 0; i < rows; i++) left[i] = right[i] = (vec){0};
+    /* One address for four rows: GCC would otherwise keep the multiples of `step` that no
+     * addressing mode has where it takes a move out of a vector register to use them. */
+    const float *fours[(ROWS + 3) / 4];
+    UNROLL for (int i = 0; i < rows; i += 4)
+    {
+        fours[i / 4] = a + i * step;
+        __asm__("" : "+r"(fours[i / 4]));
+    }
     for (int64_t p = 0; p < k; p++) {
         vec b0 = load(b);
         vec b1 = load(b + RH_WIDTH);
         UNROLL for (int i = 0; i < rows; i++)
         {
-            left[i] += a[i * step] * b0;
-            right[i] += a[i * step] * b1;
+            float x = fours[i / 4][i % 4 * step];
+            left[i] += x * b0;
+            right[i] += x * b1;
         }
-        a += along;
+        UNROLL for (int i = 0; i < rows; i += 4) fours[i / 4] += along;
         b += ldb;
     }
     if (t->rows < rows || t->columns < COLUMNS) {
