@@ -191,10 +191,22 @@ void rh_progress_job(struct rh_progress *p, const struct rh_json *job, int64_t n
     }
 }
 
+/* What is tried again by itself would else look like standing still. */
+static void show_retry(struct rh_progress *p, const struct rh_json *event)
+{
+    const char *type = rh_json_string(rh_json_get(event, "type"));
+    const char *op = rh_json_string(rh_json_get(event, "op"));
+    const char *text = rh_json_string(rh_json_get(event, "text"));
+    if (type && op && text && strcmp(type, "task.retry") == 0)
+        rh_progress_note(p, "%s %" PRId64 " is tried again: %s", op, int_of(event, "index"), text);
+}
+
 void rh_progress_event(struct rh_progress *p, const struct rh_json *event)
 {
-    if (p->mode != RH_PROGRESS_JSON)
+    if (p->mode != RH_PROGRESS_JSON) {
+        show_retry(p, event);
         return;
+    }
     char *text = rh_json_text(event, false);
     fprintf(p->out, "%s\n", text);
     fflush(p->out);

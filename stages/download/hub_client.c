@@ -14,6 +14,7 @@
 
 #define HOPS_MAX      10
 #define TRIES_MAX     5
+#define TRIES_UNSEEN  2 /* as long as nothing has answered at all: there may be no network */
 #define WAIT_MAX_S    60
 #define ASKED_MAX_S   600               /* longer than the Hub's windows, which are of 300 s */
 #define PROGRESS_MIN  ((uint64_t)64 << 10) /* less is no reason to start counting anew */
@@ -26,6 +27,7 @@ struct rh_hub {
     const struct rh_hub_name *name;
     struct rh_hub_watch watch;
     struct rh_http *http;
+    bool seen; /* somebody has answered */
 };
 
 /* One thing that is wanted, over all of its tries. */
@@ -210,6 +212,7 @@ static enum rh_rc send(struct want *w, const char *url, struct rh_http_reply *re
                                       .check = on_check,
                                       .arg = w};
     enum rh_rc rc = rh_http_get(w->hub->http, &request, reply, err);
+    w->hub->seen |= reply->status > 0;
     rh_free(range);
     rh_free(token);
     return rc;
@@ -253,8 +256,13 @@ static enum rh_rc judge(struct want *w, const struct rh_http_reply *reply, enum 
         return RH_OK; /* however the connection ended */
     if ((rc == RH_ERR_REMOTE || rc == RH_ERR_TIMEOUT) && w->begun && w->file)
         return rh_error_prefix(err, "%s, byte %llu", w->what, (unsigned long long)w->at);
-    if (rc == RH_ERR_REMOTE || rc == RH_ERR_TIMEOUT)
-        return rh_error_prefix(err, "%s", w->what);
+    if (rc == RH_ERR_REMOTE || rc == RH_ERR_TIMEOUT) {
+        (void)rh_error_prefix(err, "%s", w->what);
+        return w->hub->seen ? rc
+                            : rh_error_prefix(err, "the Hub cannot be reached (check the network, "
+                                                   "the proxy and HF_ENDPOINT; HF_HUB_OFFLINE=1 "
+                                                   "takes what the local cache has)");
+    }
     if (rc != RH_OK)
         return rc;
     if (reply->status != 200 && reply->status != 206) {
@@ -336,7 +344,7 @@ static enum rh_rc get(struct want *w, struct rh_error *err)
         if (rc == RH_OK || err->failure != RH_FAILURE_TRANSIENT)
             return rc;
         tries = w->at >= before + PROGRESS_MIN ? 1 : tries + 1;
-        if (tries > TRIES_MAX)
+        if (tries > (w->hub->seen ? TRIES_MAX : TRIES_UNSEEN))
             return rc;
         double seconds = wait_of(w, tries);
         if (seconds > ASKED_MAX_S)
