@@ -1,10 +1,10 @@
 """A Hugging Face Hub of one model on this machine, for tests; standard library only.
 
-  fake_hub.py DIRECTORY --ready FILE [--log FILE] [--repo acme/nano] [--token T] [--moved DIRECTORY] [--page N] [--faults JSON]
+  fake_hub.py DIRECTORY --ready FILE [--log FILE] [--repo acme/nano] [--token T] [--moved DIRECTORY] [--mirror] [--page N] [--faults JSON]
 
 FILE of --ready appears once it listens, and holds the endpoint. It speaks what a client of the Hub sees: model info, listings
 with Link pages, resolve with a relative 307 (small files) or a 302 to another port (weights), ranges, ETags. --log gets a
-JSON line for every request. With --moved the branch main becomes that directory after it was looked up once.
+JSON line for every request. With --mirror the next page of a listing is said to be at huggingface.co. With --moved the branch main becomes that directory after it was looked up once.
 
 A fault is {"at": "info"|"tree"|"resolve"|"cache"|"cdn", "do": ..., "times": n (default: always), "file": part of the name}, with "do" one of
   status    "status", "headers", "body"      another answer
@@ -205,8 +205,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         start = int(query.get("cursor", ["0"])[0])
         headers = {}
         if start + page < len(entries):
-            # As a mirror has it: the address is that of the Hub that it mirrors.
-            headers["Link"] = f'<https://huggingface.co{self.path.split("?")[0]}?recursive=false&cursor={start + page}>; rel="next"'
+            # A mirror may pass on what the Hub that it mirrors says.
+            endpoint = "https://huggingface.co" if self.hub.options.mirror else f"http://127.0.0.1:{self.hub.port}"
+            headers["Link"] = f'<{endpoint}{self.path.split("?")[0]}?recursive=false&cursor={start + page}>; rel="next"'
         self.answer_json(entries[start:start + page], **headers)
 
     def words(self, commit, name):
@@ -226,7 +227,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         words = self.words(commit, name)
         if "lfs" in commit.files[name]:
             words["X_Linked_Etag"] = words["ETag"]
-            self.answer(302, Location=f"http://127.0.0.1:{self.hub.cdn_port}/{commit.sha}/{name}?Signature=secret-{time.time_ns()}",
+            self.answer(302, Location=f"http://localhost:{self.hub.cdn_port}/{commit.sha}/{name}?Signature=secret-{time.time_ns()}",
                         X_Linked_Size=commit.files[name]["size"], **words)
         elif self.command == "HEAD":
             self.file("cache", commit.sha, name)
@@ -278,6 +279,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stop = at + fault["bytes"] if kind in ("cut", "stall") else end
         step = max(1, fault["rate"] // 10) if kind == "drip" else 1 << 20
         with open(path, "rb") as f:
+            if not kind:  # as fast as this machine can
+                self.wfile.flush()
+                self.connection.sendfile(f, at, end - at)
+                return
             f.seek(at)
             while at < min(stop, end):
                 chunk = bytearray(f.read(min(step, min(stop, end) - at)))
@@ -312,6 +317,7 @@ def main():
     parser.add_argument("--repo", default="acme/nano")
     parser.add_argument("--token", default="")
     parser.add_argument("--moved")
+    parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--page", type=int, default=4)
     parser.add_argument("--faults", default="[]")
     options = parser.parse_args()

@@ -176,6 +176,15 @@ static void a_transfer_goes_on_where_it_broke(void **state)
     assert_int_equal(hub_server_count(&server, "\"cdn\"", "bytes=3000000-"), 1);
 }
 
+static void a_mirror_s_listing_is_read_to_its_end_at_the_mirror(void **state)
+{
+    struct rh_error err;
+    (void)state;
+    hub_server_start(&server, root, NANO, (const char *[]){"--mirror", "--page", "3", NULL});
+    must(fetch("tokenizer_config.json", &err), &err);
+    assert_int_equal(hub_server_count(&server, "/tree/", NULL), 4);
+}
+
 /* -- What must end in words ------------------------------------------------------------------- */
 
 static void faults_that_stay_end_in_one_message(void **state)
@@ -535,6 +544,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(faults_that_pass_end_in_the_right_bytes),
         TEST(a_transfer_goes_on_where_it_broke),
+        TEST(a_mirror_s_listing_is_read_to_its_end_at_the_mirror),
         TEST(faults_that_stay_end_in_one_message),
         TEST(without_a_network_it_says_so_soon),
         TEST(the_token_goes_to_the_hub_and_to_nobody_else),
