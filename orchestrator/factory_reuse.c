@@ -94,8 +94,8 @@ static void digest_unit(const struct origin *origin, const struct rh_json *plan,
 }
 
 /* *source: what *origin refers to; rh_json_free(). False: nobody knows what the source is. */
-static bool find_origin(const struct rh_job_info *info, const char *plan_dir,
-                        struct origin *origin, struct rh_json **source)
+static bool find_origin(const struct rh_job_info *info, const char *plan_dir, struct origin *origin,
+                        struct rh_json **source)
 {
     *source = NULL;
     *origin = (struct origin){0};

@@ -20,8 +20,8 @@ struct deletion {
 
 bool rh_factory_is_keepsake(const char *name)
 {
-    static const char *const kept[] = {"MANIFEST.json", "plan.json", "report.json", "receipt.json",
-                                       "digest.json",   "source.json"};
+    static const char *const kept[] = {"MANIFEST.json", "plan.json",   "report.json",
+                                       "receipt.json",  "digest.json", "source.json"};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
         if (strcmp(name, kept[i]) == 0)
             return true;

@@ -7,10 +7,11 @@
 #include "base/error.h"
 
 /*
- * HTTP requests over libcurl, one at a time: operations of a stage have a thread each and nothing to
- * do while they wait, so a call simply takes as long as the transfer. Redirects are not followed, so
- * that whoever asks decides what the next host may see. Proxies come from the environment
- * (https_proxy, no_proxy), certificates from the system, or from the file that SSL_CERT_FILE names.
+ * HTTP requests over libcurl, one at a time: operations of a stage have a thread each and nothing
+ * to do while they wait, so a call simply takes as long as the transfer. Redirects are not
+ * followed, so that whoever asks decides what the next host may see. Proxies come from the
+ * environment (https_proxy, no_proxy), certificates from the system, or from the file that
+ * SSL_CERT_FILE names.
  */
 struct rh_http; /* keeps its connections open; for one thread at a time */
 
@@ -41,9 +42,10 @@ struct rh_http *rh_http_new(void);
 void rh_http_free(struct rh_http *http);
 
 /*
- * *out is filled as far as it came, also on failure; rh_http_reply_done(). Any whole reply is RH_OK,
- * whatever its status. RH_ERR_REMOTE: no connection, or it broke; RH_ERR_TIMEOUT; RH_ERR_AUTH: the
- * certificate does not hold. Errors name the host, never the path or query, which may be a secret.
+ * *out is filled as far as it came, also on failure; rh_http_reply_done(). Any whole reply is
+ * RH_OK, whatever its status. RH_ERR_REMOTE: no connection, or it broke; RH_ERR_TIMEOUT;
+ * RH_ERR_AUTH: the certificate does not hold. Errors name the host, never the path or query, which
+ * may be a secret.
  */
 RH_MUST_USE enum rh_rc rh_http_get(struct rh_http *http, const struct rh_http_request *request,
                                    struct rh_http_reply *out, struct rh_error *err);

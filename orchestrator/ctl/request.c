@@ -8,8 +8,8 @@
 #include "recipe/model_reference.h"
 #include "recipe/recipe.h"
 
-/* "dir:/out/x" of a reference or a path. A path has no scheme; what looks like one but is there as a
- * path is a path. */
+/* "dir:/out/x" of a reference or a path. A path has no scheme; what looks like one but is there as
+ * a path is a path. */
 static char *reference(const char *given, const char *scheme)
 {
     size_t letters = strspn(given, "abcdefghijklmnopqrstuvwxyz");

@@ -10,7 +10,8 @@
 
 /* What the command line says of a job; borrowed. */
 struct rh_request_words {
-    const char *model;  /* path, "scheme:...", or "owner/name" on the Hub when no such path is there */
+    const char
+        *model; /* path, "scheme:...", or "owner/name" on the Hub when no such path is there */
     const char *recipe; /* path or name */
     const char *output; /* path, or "scheme:..." */
     const char *sets[RH_REQUEST_SETS_MAX];

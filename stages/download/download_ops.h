@@ -15,8 +15,8 @@ enum rh_rc rh_download_plan(struct rh_task *task, struct rh_error *err);
 /* tensors.safetensors: the unit's tensors. RH_ERR_FORMAT when a source file is no longer the one
  * that was planned. */
 enum rh_rc rh_download_fetch(struct rh_task *task, struct rh_error *err);
-/* digest.json: {file, size, sha256} of a source file. What every fetch has checked the file against is
- * taken from the listing, not computed again. */
+/* digest.json: {file, size, sha256} of a source file. What every fetch has checked the file against
+ * is taken from the listing, not computed again. */
 enum rh_rc rh_download_digest(struct rh_task *task, struct rh_error *err);
 
 /* Sub-commands; see struct rh_stage. */

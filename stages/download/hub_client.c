@@ -12,15 +12,15 @@
 #include "base/strbuf.h"
 #include "hub_reply.h"
 
-#define HOPS_MAX      10
-#define TRIES_MAX     5
-#define TRIES_UNSEEN  2 /* as long as nothing has answered at all: there may be no network */
-#define WAIT_MAX_S    60
-#define ASKED_MAX_S   600               /* longer than the Hub's windows, which are of 300 s */
-#define PROGRESS_MIN  ((uint64_t)64 << 10) /* less is no reason to start counting anew */
-#define PAGE_MAX      ((size_t)64 << 20)
-#define PAGES_MAX     1000
-#define TICK_NS       100000000L
+#define HOPS_MAX     10
+#define TRIES_MAX    5
+#define TRIES_UNSEEN 2 /* as long as nothing has answered at all: there may be no network */
+#define WAIT_MAX_S   60
+#define ASKED_MAX_S  600                  /* longer than the Hub's windows, which are of 300 s */
+#define PROGRESS_MIN ((uint64_t)64 << 10) /* less is no reason to start counting anew */
+#define PAGE_MAX     ((size_t)64 << 20)
+#define PAGES_MAX    1000
+#define TICK_NS      100000000L
 
 struct rh_hub {
     const struct rh_hub_settings *settings;
@@ -94,7 +94,8 @@ static enum rh_rc expect(const struct want *w, const char *header, char *value, 
     return rc;
 }
 
-/* The Hub's own words about a file. A mirror may leave them out; other hosts know nothing of them. */
+/* The Hub's own words about a file. A mirror may leave them out; other hosts know nothing of them.
+ */
 static enum rh_rc check_words(const struct want *w, const struct rh_http_reply *reply,
                               struct rh_error *err)
 {
@@ -177,9 +178,8 @@ static enum rh_rc on_body(void *arg, const struct rh_http_reply *reply, const vo
     w->at += used;
     w->complete = w->at == w->sink->end;
     /* More may come than was asked for; that is not waited for. */
-    return w->complete && used < size
-               ? rh_fail(err, RH_ERR_CANCELLED, "%s is complete", w->what)
-               : RH_OK;
+    return w->complete && used < size ? rh_fail(err, RH_ERR_CANCELLED, "%s is complete", w->what)
+                                      : RH_OK;
 }
 
 static enum rh_rc on_check(void *arg, struct rh_error *err)
@@ -198,9 +198,8 @@ static enum rh_rc send(struct want *w, const char *url, struct rh_http_reply *re
     int count = 2;
     /* Also from 0: very large files are not given out whole. */
     if (w->file)
-        headers[count++] = range =
-            rh_format("Range: bytes=%llu-%llu", (unsigned long long)w->at,
-                      (unsigned long long)w->sink->end - 1);
+        headers[count++] = range = rh_format("Range: bytes=%llu-%llu", (unsigned long long)w->at,
+                                             (unsigned long long)w->sink->end - 1);
     /* The token is for the Hub alone. */
     if (w->from_hub && s->token)
         headers[count++] = token = rh_format("Authorization: Bearer %s", s->token);
@@ -230,8 +229,8 @@ static enum rh_rc follow(const struct want *w, const struct rh_http_reply *reply
     char *location = rh_http_header(reply, "Location");
     char *next = location ? rh_http_resolve(*url, location) : NULL;
     enum rh_rc rc = check_words(w, reply, err);
-    if (rc == RH_OK && (!next || (strncasecmp(next, "http://", 7) != 0 &&
-                                  strncasecmp(next, "https://", 8) != 0)))
+    if (rc == RH_OK &&
+        (!next || (strncasecmp(next, "http://", 7) != 0 && strncasecmp(next, "https://", 8) != 0)))
         rc = rh_fail(err, RH_ERR_PROTOCOL, "%s: a redirect (status %d) that leads nowhere", w->what,
                      reply->status);
     if (rc == RH_OK && strncasecmp(*url, "https:", 6) == 0 && strncasecmp(next, "https:", 6) != 0)
@@ -322,7 +321,8 @@ static enum rh_rc pause_for(const struct want *w, double seconds, struct rh_erro
     return rc;
 }
 
-/* A second, two, four, ..., a little more or less, so that many workers do not come back at once. */
+/* A second, two, four, ..., a little more or less, so that many workers do not come back at once.
+ */
 static double wait_of(const struct want *w, int tries)
 {
     double seconds = 1 << (tries < 7 ? tries - 1 : 6);
@@ -391,7 +391,8 @@ static enum rh_rc look_up_commit(struct rh_hub *hub, char out[RH_HUB_COMMIT_SIZE
     return rc;
 }
 
-/* The next page's address is the Hub's own, or, behind a mirror, that of the Hub that it mirrors. */
+/* The next page's address is the Hub's own, or, behind a mirror, that of the Hub that it mirrors.
+ */
 static char *next_page(const struct rh_hub *hub, const char *next)
 {
     const char *path = strstr(next, "://");

@@ -28,8 +28,8 @@ struct rh_hub *rh_hub_new(const struct rh_hub_settings *settings, const struct r
                           const struct rh_hub_watch *watch);
 void rh_hub_free(struct rh_hub *hub);
 
-/* The commit that the name's revision is now, and what it holds. rh_hub_tree_done() also on failure.
- * RH_ERR_NOT_FOUND, RH_ERR_AUTH: no such model or revision, or not for us. */
+/* The commit that the name's revision is now, and what it holds. rh_hub_tree_done() also on
+ * failure. RH_ERR_NOT_FOUND, RH_ERR_AUTH: no such model or revision, or not for us. */
 RH_MUST_USE enum rh_rc rh_hub_look(struct rh_hub *hub, struct rh_hub_tree *out,
                                    struct rh_error *err);
 

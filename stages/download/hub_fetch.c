@@ -105,8 +105,8 @@ static char *identity(const char *path)
         return NULL;
     return rh_format("%llu %llu %lld %lld.%09ld %lld.%09ld\n", (unsigned long long)st.st_dev,
                      (unsigned long long)st.st_ino, (long long)st.st_size,
-                     (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
-                     (long long)st.st_ctim.tv_sec, st.st_ctim.tv_nsec);
+                     (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, (long long)st.st_ctim.tv_sec,
+                     st.st_ctim.tv_nsec);
 }
 
 /* Was this very file of the cache found to be right before? */
@@ -196,8 +196,10 @@ struct download {
     const struct rh_hub_file *file;
     const char *part, *whole; /* paths */
     int fd;                   /* of part, locked */
-    uint64_t at;
-    struct hash hash; /* of the bytes before `at` */
+    uint64_t at;              /* bytes in the file, and in the hash */
+    struct hash hash;
+    unsigned char *pending; /* [CHUNK]: network pieces are small, and each write costs */
+    size_t pending_size;
 };
 
 static bool is_same_file(int fd, const char *path)
@@ -244,11 +246,14 @@ static enum rh_rc open_part(struct download *d, struct rh_error *err)
     return RH_OK;
 }
 
-static enum rh_rc write_part(void *arg, const void *data, size_t size, struct rh_error *err)
+static enum rh_rc write_pending(struct download *d, struct rh_error *err)
 {
-    struct download *d = arg;
-    const char *from = data;
-    hash_update(&d->hash, data, size);
+    const unsigned char *from = d->pending;
+    size_t size = d->pending_size;
+    if (size == 0)
+        return RH_OK;
+    d->pending_size = 0;
+    hash_update(&d->hash, from, size);
     while (size > 0) {
         ssize_t n = pwrite(d->fd, from, size, (off_t)d->at);
         if (n < 0 && errno == EINTR)
@@ -259,16 +264,32 @@ static enum rh_rc write_part(void *arg, const void *data, size_t size, struct rh
         size -= (size_t)n;
         d->at += (uint64_t)n;
     }
-    rh_hub_progress(d->hub, d->file->name, d->at, d->file->size);
     return rh_hub_check(d->hub, err);
+}
+
+static enum rh_rc take_piece(void *arg, const void *data, size_t size, struct rh_error *err)
+{
+    struct download *d = arg;
+    const unsigned char *from = data;
+    enum rh_rc rc = RH_OK;
+    while (size > 0 && rc == RH_OK) {
+        size_t room = CHUNK - d->pending_size, step = size < room ? size : room;
+        memcpy(d->pending + d->pending_size, from, step);
+        d->pending_size += step;
+        from += step;
+        size -= step;
+        if (d->pending_size == CHUNK)
+            rc = write_pending(d, err);
+    }
+    rh_hub_progress(d->hub, d->file->name, d->at + d->pending_size, d->file->size);
+    return rc;
 }
 
 static enum rh_rc truncate_part(struct download *d, struct rh_error *err)
 {
     d->at = 0;
-    return ftruncate(d->fd, 0) == 0
-               ? RH_OK
-               : rh_fail_errno(err, errno, "could not shorten %s", d->part);
+    return ftruncate(d->fd, 0) == 0 ? RH_OK
+                                    : rh_fail_errno(err, errno, "could not shorten %s", d->part);
 }
 
 /* Takes up what an earlier try left. */
@@ -305,7 +326,7 @@ static enum rh_rc check_room(const struct download *d, struct rh_error *err)
 static enum rh_rc complete(struct download *d, const char *commit, char *digest,
                            struct rh_error *err)
 {
-    struct rh_hub_sink sink = {.end = d->file->size, .take = write_part, .arg = d};
+    struct rh_hub_sink sink = {.end = d->file->size, .take = take_piece, .arg = d};
     uint64_t reached = 0;
     enum rh_rc rc = take_up(d, err);
     sink.begin = d->at;
@@ -313,6 +334,9 @@ static enum rh_rc complete(struct download *d, const char *commit, char *digest,
         rc = check_room(d, err);
     if (rc == RH_OK && d->at < d->file->size)
         rc = rh_hub_get(d->hub, commit, d->file, &sink, &reached, err);
+    /* Also of a transfer that failed: the next try begins behind it. */
+    enum rh_rc written = write_pending(d, rc == RH_OK ? err : NULL);
+    rc = rc == RH_OK ? written : rc;
     if (rc == RH_OK)
         hash_finish(&d->hash, digest);
     return rc;
@@ -356,12 +380,17 @@ static enum rh_rc fetch_into(struct rh_hub *hub, const struct rh_hub_place *plac
 {
     char *part = rh_format("%s.part", whole);
     struct download d = {.hub = hub, .file = file, .part = part, .whole = whole, .fd = -1};
-    enum rh_rc rc = open_part(&d, err);
+    void *pending = NULL;
+    enum rh_rc rc = rh_try_alloc(CHUNK, "a write buffer", &pending, err);
+    d.pending = pending;
+    if (rc == RH_OK)
+        rc = open_part(&d, err);
     if (rc == RH_OK && d.fd >= 0)
         rc = download(&d, place, err);
     if (d.fd >= 0)
         close(d.fd);
     hash_free(&d.hash);
+    rh_free(pending);
     rh_free(part);
     return rc;
 }

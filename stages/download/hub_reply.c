@@ -113,9 +113,9 @@ static bool passes(int status, bool from_hub)
     return expired || status == 408 || status == 416 || status == 429 || status >= 500;
 }
 
-enum rh_rc hub_reply_error(const struct rh_http_reply *reply, const struct rh_hub_settings *settings,
-                           const struct rh_hub_name *name, const char *what, bool from_hub,
-                           struct rh_error *err)
+enum rh_rc hub_reply_error(const struct rh_http_reply *reply,
+                           const struct rh_hub_settings *settings, const struct rh_hub_name *name,
+                           const char *what, bool from_hub, struct rh_error *err)
 {
     char *code = rh_http_header(reply, "X-Error-Code"), *message = message_of(reply);
     const char *kind = code ? code : "";

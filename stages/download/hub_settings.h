@@ -20,7 +20,8 @@ struct rh_hub_settings {
     int connect_seconds, idle_seconds;
 };
 
-/* RH_ERR_ARGUMENT names the variable that makes no sense. rh_hub_settings_done() also on failure. */
+/* RH_ERR_ARGUMENT names the variable that makes no sense. rh_hub_settings_done() also on failure.
+ */
 RH_MUST_USE enum rh_rc rh_hub_settings_read(struct rh_hub_settings *out, struct rh_error *err);
 void rh_hub_settings_done(struct rh_hub_settings *settings);
 

@@ -56,8 +56,8 @@ void rh_hub_tree_take(struct rh_hub_tree *tree, const char *name, uint64_t size,
 {
     /* Room grows by doubling, when the count is a power of two. */
     if ((tree->count & (tree->count - 1)) == 0)
-        tree->files = rh_realloc_array(tree->files, tree->count ? tree->count * 2 : 1,
-                                       sizeof *tree->files);
+        tree->files =
+            rh_realloc_array(tree->files, tree->count ? tree->count * 2 : 1, sizeof *tree->files);
     struct rh_hub_file *file = &tree->files[tree->count++];
     *file = (struct rh_hub_file){.name = rh_strdup(name), .size = size};
     memcpy(file->digest, digest, strlen(digest) + 1);

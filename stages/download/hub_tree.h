@@ -30,8 +30,8 @@ struct rh_hub_tree {
 RH_MUST_USE enum rh_rc rh_hub_commit_parse(const char *text, size_t size, const char *what,
                                            char out[RH_HUB_COMMIT_SIZE], struct rh_error *err);
 /*
- * Adds one page of the Hub's listing. RH_ERR_FORMAT for whatever is no listing: a name that leads out
- * of the folder, an impossible size or digest, too many files. The tree stays one that
+ * Adds one page of the Hub's listing. RH_ERR_FORMAT for whatever is no listing: a name that leads
+ * out of the folder, an impossible size or digest, too many files. The tree stays one that
  * rh_hub_tree_done() takes.
  */
 RH_MUST_USE enum rh_rc rh_hub_tree_add(struct rh_hub_tree *tree, const char *text, size_t size,

@@ -127,7 +127,8 @@ char *rh_plan_report_text(const struct rh_plan_report *r)
     add_output(&out, r->plan);
     rh_strbuf_puts(&out, "\ndisk of the job, nothing deleted (exact but for small files)\n");
     if (e->disk_files > 0)
-        add_bytes(&out, "  source files", e->disk_files, "at most at a time; downloaded, cut, deleted");
+        add_bytes(&out, "  source files", e->disk_files,
+                  "at most at a time; downloaded, cut, deleted");
     add_bytes(&out, "  source tensors", e->disk_source, "");
     add_bytes(&out, "  tuned blocks", e->disk_tuned, "");
     add_bytes(&out, "  chains of 2 blocks", e->disk_chains, "");

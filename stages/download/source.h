@@ -9,9 +9,9 @@
 
 /*
  * Where a model comes from. A reference is "<scheme>:<rest>": "file:/dir" is a directory on this
- * machine, "hf:owner/name@revision" a model of the Hugging Face Hub. The checkpoint is flat: file names
- * have no directories, and hidden files are no part of it. Symbolic links are followed, since hub
- * caches consist of them.
+ * machine, "hf:owner/name@revision" a model of the Hugging Face Hub. The checkpoint is flat: file
+ * names have no directories, and hidden files are no part of it. Symbolic links are followed, since
+ * hub caches consist of them.
  */
 struct rh_source;
 struct rh_source_file;
@@ -29,8 +29,8 @@ struct rh_source_use {
     void *arg;
 };
 
-/* `use` may be NULL. RH_ERR_UNSUPPORTED for an unknown scheme, RH_ERR_NOT_FOUND when there is no such
- * model. */
+/* `use` may be NULL. RH_ERR_UNSUPPORTED for an unknown scheme, RH_ERR_NOT_FOUND when there is no
+ * such model. */
 RH_MUST_USE enum rh_rc rh_source_open(const char *reference, const struct rh_source_use *use,
                                       struct rh_source **out, struct rh_error *err);
 void rh_source_close(struct rh_source *source);
@@ -56,8 +56,8 @@ const char *rh_source_sha256(const struct rh_source *source, const char *name);
 /* The file is not needed again; what is kept of it in the work directory goes. */
 void rh_source_drop(const struct rh_source *source, const char *name);
 
-/* Fetches the file first where it is elsewhere: it is whole, and checked. The source must outlive its
- * files. */
+/* Fetches the file first where it is elsewhere: it is whole, and checked. The source must outlive
+ * its files. */
 RH_MUST_USE enum rh_rc rh_source_file_open(const struct rh_source *source, const char *name,
                                            struct rh_source_file **out, struct rh_error *err);
 void rh_source_file_close(struct rh_source_file *file);

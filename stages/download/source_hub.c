@@ -9,8 +9,8 @@
 #include "source_scheme.h"
 
 #define LENGTH_BYTES 8
-#define HEADER_FIRST (UINT64_C(256) << 10)   /* most headers are shorter */
-#define HEADER_MAX   (UINT64_C(100) << 20)   /* a little more than what the parser takes */
+#define HEADER_FIRST (UINT64_C(256) << 10) /* most headers are shorter */
+#define HEADER_MAX   (UINT64_C(100) << 20) /* a little more than what the parser takes */
 #define WEIGHTS      ".safetensors"
 #define INDEX        "model.safetensors.index.json"
 
@@ -234,8 +234,8 @@ static enum rh_rc prepare_file(const struct rh_source *source, const struct rh_h
     if (!is_weights && strcmp(file->name, "config.json") != 0 && strcmp(file->name, INDEX) != 0)
         return RH_OK;
     char *from = NULL, *to = rh_fs_join(dir, file->name);
-    enum rh_rc rc = is_weights ? write_header(s, file, to, err)
-                               : hub_locate(source, file->name, &from, err);
+    enum rh_rc rc =
+        is_weights ? write_header(s, file, to, err) : hub_locate(source, file->name, &from, err);
     if (rc == RH_OK && !is_weights)
         rc = rh_fs_copy(from, to, NULL, err);
     rh_free(from);

@@ -33,8 +33,8 @@ static char *trimmed(const char *path)
     return rh_strndup(path, size);
 }
 
-/* "hf:owner/name@commit" of a Hub model: a branch moves on, a commit does not. NULL: the plan does not
- * say. Owned by caller. */
+/* "hf:owner/name@commit" of a Hub model: a branch moves on, a commit does not. NULL: the plan does
+ * not say. Owned by caller. */
 static char *pinned_name(const struct rh_task *task)
 {
     char *dir = rh_task_artifact(task, "plan", 0);

@@ -104,8 +104,9 @@ static bool a_part_is_here(void *state_dir)
     char *jobs = rh_fs_join(state_dir, "jobs");
     bool found = false;
     if (rh_fs_is_dir(jobs)) {
-        proc_run(&p, 60, (const char *[]){"/usr/bin/find", jobs, "-name", "*.part", "-size", "+1000k",
-                                          NULL});
+        proc_run(
+            &p, 60,
+            (const char *[]){"/usr/bin/find", jobs, "-name", "*.part", "-size", "+1000k", NULL});
         found = strstr(p.out, ".part") != NULL;
         proc_done(&p);
     }
@@ -113,11 +114,13 @@ static bool a_part_is_here(void *state_dir)
     return found;
 }
 
-static void killing_the_download_in_the_middle_of_a_file_costs_no_byte_and_no_second_start(void **state)
+static void
+killing_the_download_in_the_middle_of_a_file_costs_no_byte_and_no_second_start(void **state)
 {
     static const char *const slow[] = {
         "--faults",
-        "[{\"at\": \"cdn\", \"file\": \"safetensors\", \"do\": \"drip\", \"rate\": 1500000}]", NULL};
+        "[{\"at\": \"cdn\", \"file\": \"safetensors\", \"do\": \"drip\", \"rate\": 1500000}]",
+        NULL};
     struct place place;
     struct proc p;
     struct hub_server server;

@@ -25,8 +25,9 @@ void hub_server_start(struct hub_server *server, const char *dir, const char *mo
     struct rh_error err;
     char *endpoint = NULL, *ready = rh_format("%s/hub-%d.ready", dir, count);
     server->log = rh_format("%s/hub-%d.log", dir, count++);
-    const char *argv[20] = {"python3", RH_SOURCE_DIR "/tests/support/fake_hub.py", model,
-                            "--ready", ready, "--log", server->log};
+    const char *argv[20] = {
+        "python3",  RH_SOURCE_DIR "/tests/support/fake_hub.py", model, "--ready", ready, "--log",
+        server->log};
     for (int i = 0; options && options[i]; i++)
         argv[7 + i] = options[i];
     server->pid = fork();

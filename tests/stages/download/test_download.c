@@ -169,7 +169,8 @@ static void a_missing_directory_is_not_found_and_a_file_is_no_model(void **state
     char *missing = rh_format("file:%s", at("absent"));
     assert_int_equal(rh_source_open(missing, NULL, &source, &err), RH_ERR_NOT_FOUND);
     assert_non_null(strstr(err.message, at("absent")));
-    assert_int_equal(rh_source_open("file:" NANO "/config.json", NULL, &source, &err), RH_ERR_ARGUMENT);
+    assert_int_equal(rh_source_open("file:" NANO "/config.json", NULL, &source, &err),
+                     RH_ERR_ARGUMENT);
     assert_int_equal(rh_source_open("file:", NULL, &source, &err), RH_ERR_ARGUMENT);
     rh_free(missing);
 }

@@ -50,9 +50,16 @@ static const char *at(const char *name)
 /* No token, an empty cache, impatience. */
 static int make_root(void **state)
 {
-    static const char *const others[] = {
-        "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE",
-        "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "http_proxy", "https_proxy", "HF_HUB_ETAG_TIMEOUT"};
+    static const char *const others[] = {"HF_TOKEN",
+                                         "HUGGING_FACE_HUB_TOKEN",
+                                         "HF_TOKEN_PATH",
+                                         "HF_HUB_CACHE",
+                                         "HUGGINGFACE_HUB_CACHE",
+                                         "HF_HUB_OFFLINE",
+                                         "TRANSFORMERS_OFFLINE",
+                                         "http_proxy",
+                                         "https_proxy",
+                                         "HF_HUB_ETAG_TIMEOUT"};
     char name[] = "/test-hub-XXXXXX";
     (void)state;
     assert_non_null(getcwd(root, sizeof root - sizeof name));
@@ -136,16 +143,19 @@ static void faults_that_pass_end_in_the_right_bytes(void **state)
         {"[]", 1},
         {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 503, \"times\": 4, " AT_ONCE "}]", 1},
         {"[{\"at\": \"tree\", \"do\": \"status\", \"status\": 429, \"times\": 2, " AT_ONCE "}]", 1},
-        {"[{\"at\": \"resolve\", \"do\": \"status\", \"status\": 500, \"times\": 1, " AT_ONCE "}]", 1},
+        {"[{\"at\": \"resolve\", \"do\": \"status\", \"status\": 500, \"times\": 1, " AT_ONCE "}]",
+         1},
         {"[{\"at\": \"cdn\", \"do\": \"status\", \"status\": 403, \"times\": 2, " AT_ONCE "}]", 3},
         {"[{\"at\": \"cdn\", \"do\": \"status\", \"status\": 429, \"times\": 1, \"headers\": "
-         "{\"Retry-After\": \"Thu, 01 Jan 2015 00:00:00 GMT\"}}]", 2},
+         "{\"Retry-After\": \"Thu, 01 Jan 2015 00:00:00 GMT\"}}]",
+         2},
         {"[{\"at\": \"cdn\", \"do\": \"cut\", \"bytes\": 3000000, \"times\": 2}]", 3},
         {"[{\"at\": \"cdn\", \"do\": \"cut\", \"bytes\": 0, \"times\": 1}]", 2},
         {"[{\"at\": \"cdn\", \"do\": \"stall\", \"bytes\": 1000000, \"times\": 1}]", 2},
         {"[{\"at\": \"cdn\", \"do\": \"whole\"}]", 1},
         {"[{\"at\": \"cdn\", \"do\": \"cut\", \"bytes\": 2000000, \"times\": 1},"
-         " {\"at\": \"cdn\", \"do\": \"whole\"}]", 2},
+         " {\"at\": \"cdn\", \"do\": \"whole\"}]",
+         2},
         {"[{\"at\": \"cdn\", \"do\": \"flip\", \"times\": 2}]", 3},
         {"[{\"at\": \"cdn\", \"do\": \"short\", \"times\": 1}]", 2},
         {"[{\"at\": \"cdn\", \"do\": \"html\", \"times\": 1}]", 2},
@@ -195,43 +205,95 @@ static void faults_that_stay_end_in_one_message(void **state)
         enum rh_failure failure;
         const char *words[3];
     } cases[] = {
-        {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 503, " AT_ONCE "}]", WEIGHTS,
-         RH_ERR_REMOTE, RH_FAILURE_TRANSIENT, {"503", "acme/nano", NULL}},
+        {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 503, " AT_ONCE "}]",
+         WEIGHTS,
+         RH_ERR_REMOTE,
+         RH_FAILURE_TRANSIENT,
+         {"503", "acme/nano", NULL}},
         {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 429, \"headers\": {\"Retry-After\": "
-         "\"86400\"}}]", WEIGHTS, RH_ERR_REMOTE, RH_FAILURE_TRANSIENT, {"429", "86400 s", NULL}},
+         "\"86400\"}}]",
+         WEIGHTS,
+         RH_ERR_REMOTE,
+         RH_FAILURE_TRANSIENT,
+         {"429", "86400 s", NULL}},
         {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 401, \"headers\": {\"X-Error-Code\": "
-         "\"GatedRepo\"}}]", WEIGHTS, RH_ERR_AUTH, RH_FAILURE_PERMANENT,
+         "\"GatedRepo\"}}]",
+         WEIGHTS,
+         RH_ERR_AUTH,
+         RH_FAILURE_PERMANENT,
          {"acme/nano is gated", "accept its terms at http://", "HF_TOKEN"}},
         {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 403, \"body\": \"{\\\"error\\\": "
-         "\\\"Access to this resource is disabled.\\\"}\"}]", WEIGHTS, RH_ERR_AUTH,
-         RH_FAILURE_PERMANENT, {"acme/nano", "is disabled", NULL}},
+         "\\\"Access to this resource is disabled.\\\"}\"}]",
+         WEIGHTS,
+         RH_ERR_AUTH,
+         RH_FAILURE_PERMANENT,
+         {"acme/nano", "is disabled", NULL}},
         {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 404, \"headers\": {\"X-Error-Code\": "
-         "\"RepoNotFound\"}}]", WEIGHTS, RH_ERR_NOT_FOUND, RH_FAILURE_PERMANENT,
+         "\"RepoNotFound\"}}]",
+         WEIGHTS,
+         RH_ERR_NOT_FOUND,
+         RH_FAILURE_PERMANENT,
          {"no model acme/nano", "check the name", NULL}},
         {"[{\"at\": \"resolve\", \"do\": \"status\", \"status\": 404, \"headers\": "
-         "{\"X-Error-Code\": \"EntryNotFound\"}}]", WEIGHTS, RH_ERR_NOT_FOUND,
-         RH_FAILURE_PERMANENT, {"acme/nano/" WEIGHTS, "no such file", NULL}},
-        {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 418}]", WEIGHTS, RH_ERR_PROTOCOL,
-         RH_FAILURE_PERMANENT, {"418", "HF_ENDPOINT", NULL}},
-        {"[{\"at\": \"info\", \"do\": \"html\"}]", WEIGHTS, RH_ERR_FORMAT, RH_FAILURE_PERMANENT,
+         "{\"X-Error-Code\": \"EntryNotFound\"}}]",
+         WEIGHTS,
+         RH_ERR_NOT_FOUND,
+         RH_FAILURE_PERMANENT,
+         {"acme/nano/" WEIGHTS, "no such file", NULL}},
+        {"[{\"at\": \"info\", \"do\": \"status\", \"status\": 418}]",
+         WEIGHTS,
+         RH_ERR_PROTOCOL,
+         RH_FAILURE_PERMANENT,
+         {"418", "HF_ENDPOINT", NULL}},
+        {"[{\"at\": \"info\", \"do\": \"html\"}]",
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
          {"acme/nano", NULL}},
         {"[{\"at\": \"info\", \"do\": \"text\", \"text\": \"{\\\"sha\\\": \\\"../../x\\\"}\"}]",
-         WEIGHTS, RH_ERR_FORMAT, RH_FAILURE_PERMANENT, {"no commit", NULL}},
-        {"[{\"at\": \"tree\", \"do\": \"names\", \"names\": [\"a/../../etc/passwd\"]}]", WEIGHTS,
-         RH_ERR_FORMAT, RH_FAILURE_PERMANENT, {"a/../../etc/passwd", "leads out", NULL}},
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
+         {"no commit", NULL}},
+        {"[{\"at\": \"tree\", \"do\": \"names\", \"names\": [\"a/../../etc/passwd\"]}]",
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
+         {"a/../../etc/passwd", "leads out", NULL}},
         {"[{\"at\": \"tree\", \"do\": \"names\", \"names\": [\"config.json\"]}]",
-         WEIGHTS, RH_ERR_FORMAT, RH_FAILURE_PERMANENT, {"config.json", "listed twice", NULL}},
-        {"[{\"at\": \"tree\", \"do\": \"huge\", \"bytes\": 70000000}]", WEIGHTS, RH_ERR_FORMAT,
-         RH_FAILURE_PERMANENT, {"its files", "more than", NULL}},
-        {"[{\"at\": \"resolve\", \"do\": \"loop\"}]", WEIGHTS, RH_ERR_PROTOCOL,
-         RH_FAILURE_PERMANENT, {"redirects", WEIGHTS, NULL}},
-        {"[{\"at\": \"resolve\", \"do\": \"away\"}]", WEIGHTS, RH_ERR_PROTOCOL,
-         RH_FAILURE_PERMANENT, {"leads nowhere", NULL}},
-        {"[{\"at\": \"resolve\", \"do\": \"commit\"}]", WEIGHTS, RH_ERR_FORMAT,
-         RH_FAILURE_PERMANENT, {"commit ffffffff", WEIGHTS, NULL}},
-        {"[{\"at\": \"resolve\", \"do\": \"etag\"}]", WEIGHTS, RH_ERR_FORMAT,
-         RH_FAILURE_PERMANENT, {"etag eeeeeeee", WEIGHTS, NULL}},
-        {"[{\"at\": \"cdn\", \"do\": \"flip\"}]", WEIGHTS, RH_ERR_FORMAT, RH_FAILURE_PERMANENT,
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
+         {"config.json", "listed twice", NULL}},
+        {"[{\"at\": \"tree\", \"do\": \"huge\", \"bytes\": 70000000}]",
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
+         {"its files", "more than", NULL}},
+        {"[{\"at\": \"resolve\", \"do\": \"loop\"}]",
+         WEIGHTS,
+         RH_ERR_PROTOCOL,
+         RH_FAILURE_PERMANENT,
+         {"redirects", WEIGHTS, NULL}},
+        {"[{\"at\": \"resolve\", \"do\": \"away\"}]",
+         WEIGHTS,
+         RH_ERR_PROTOCOL,
+         RH_FAILURE_PERMANENT,
+         {"leads nowhere", NULL}},
+        {"[{\"at\": \"resolve\", \"do\": \"commit\"}]",
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
+         {"commit ffffffff", WEIGHTS, NULL}},
+        {"[{\"at\": \"resolve\", \"do\": \"etag\"}]",
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
+         {"etag eeeeeeee", WEIGHTS, NULL}},
+        {"[{\"at\": \"cdn\", \"do\": \"flip\"}]",
+         WEIGHTS,
+         RH_ERR_FORMAT,
+         RH_FAILURE_PERMANENT,
          {WEIGHTS, "digest", "proxy"}},
     };
     (void)state;
@@ -240,8 +302,8 @@ static void faults_that_stay_end_in_one_message(void **state)
         serve(cases[i].faults);
         enum rh_rc rc = fetch(cases[i].file, &err);
         if (rc != cases[i].rc || err.failure != cases[i].failure)
-            fail_msg("%s: %s %s: %s", cases[i].faults, rh_rc_name(rc),
-                     rh_failure_name(err.failure), err.message);
+            fail_msg("%s: %s %s: %s", cases[i].faults, rh_rc_name(rc), rh_failure_name(err.failure),
+                     err.message);
         for (int w = 0; w < 3 && cases[i].words[w]; w++) {
             if (!strstr(err.message, cases[i].words[w]))
                 fail_msg("\"%s\" is not in: %s", cases[i].words[w], err.message);
@@ -311,7 +373,8 @@ static void a_partial_file_is_continued_and_a_damaged_one_replaced(void **state)
     (void)state;
     must(rh_fs_read(NANO "/" WEIGHTS, UINT64_C(1) << 30, &text, NULL, &err), &err);
     for (int damaged = 0; damaged < 2; damaged++) {
-        serve("[{\"at\": \"cdn\", \"do\": \"status\", \"status\": 500, \"times\": 6, " AT_ONCE "}]");
+        serve("[{\"at\": \"cdn\", \"do\": \"status\", \"status\": 500, \"times\": 6, " AT_ONCE
+              "}]");
         assert_int_equal(fetch(WEIGHTS, &err), RH_ERR_REMOTE);
         part = rh_strdup(in_work(".part"));
         assert_non_null(part);
@@ -471,7 +534,8 @@ static void a_job_fetches_what_a_directory_gives_though_the_branch_moves(void **
     expect_same("hub/artifacts/digest-00000/digest.json", "dir/artifacts/digest-00000/digest.json");
     /* Its header for the plan, then once whole for all units. */
     assert_int_equal(hub_server_count(&server, "\"cdn\"", WEIGHTS), 2);
-    assert_true(rh_fs_size(at("hub/artifacts/plan-00000/source.json"), &(uint64_t){0}, &err) == RH_OK);
+    assert_true(rh_fs_size(at("hub/artifacts/plan-00000/source.json"), &(uint64_t){0}, &err) ==
+                RH_OK);
     assert_false(rh_fs_exists(at("dir/artifacts/plan-00000/source.json")));
 }
 

@@ -20,11 +20,19 @@
 
 static int forget_environment(void **state)
 {
-    static const char *const names[] = {
-        "HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HOME",
-        "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "HF_HUB_OFFLINE",
-        "TRANSFORMERS_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT",
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN"};
+    static const char *const names[] = {"HF_ENDPOINT",
+                                        "HF_TOKEN",
+                                        "HUGGING_FACE_HUB_TOKEN",
+                                        "HF_TOKEN_PATH",
+                                        "HF_HOME",
+                                        "HF_HUB_CACHE",
+                                        "HUGGINGFACE_HUB_CACHE",
+                                        "XDG_CACHE_HOME",
+                                        "HF_HUB_OFFLINE",
+                                        "TRANSFORMERS_OFFLINE",
+                                        "HF_HUB_ETAG_TIMEOUT",
+                                        "HF_HUB_DOWNLOAD_TIMEOUT",
+                                        "HF_HUB_DISABLE_IMPLICIT_TOKEN"};
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unsetenv(names[i]);
@@ -101,9 +109,9 @@ static void names_on_the_hub_follow_its_rules(void **state)
 {
     static const char *const good[] = {"Qwen/Qwen3.6-35B-A3B", "a/b", "a_1/b.c@main",
                                        "a/b@refs/pr/1", "a/b@v1.0+x"};
-    static const char *const bad[] = {"gpt2",   "a/b/c", "/a/b",  "a/",     "../b",   "a/..",  "a/b@",
-                                      "a--b/c", "a/b c", "a/b@x..y", "a/b@/x", "a@b/c", "-a/b", "a/b?",
-                                      "a/b@x//y", ""};
+    static const char *const bad[] = {"gpt2", "a/b/c",  "/a/b",     "a/",       "../b",   "a/..",
+                                      "a/b@", "a--b/c", "a/b c",    "a/b@x..y", "a/b@/x", "a@b/c",
+                                      "-a/b", "a/b?",   "a/b@x//y", ""};
     struct rh_hub_name name;
     bool hides = true;
     (void)state;
