@@ -149,6 +149,49 @@ killing_the_download_in_the_middle_of_a_file_costs_no_byte_and_no_second_start(v
     place_done(&place);
 }
 
+static bool factory_answers(void *state_dir)
+{
+    char *socket = rh_format("%s/run/api.sock", (const char *)state_dir);
+    bool there = rh_fs_exists(socket);
+    rh_free(socket);
+    return there;
+}
+
+/* Another recipe of the same commit: its tensors are there already. */
+static void two_recipes_of_one_model_download_it_once(void **state)
+{
+    static const char *const bits[] = {"quant.bits=4", "quant.bits=3"};
+    struct place place;
+    struct proc factory, p;
+    struct hub_server server;
+    (void)state;
+    hub_place_make(&place);
+    char *job_state = place_path(&place, "state");
+    hub_server_start(&server, place.dir, RH_SOURCE_DIR "/tests/data/nano", NULL);
+    proc_start(&factory, (const char *[]){"roundhoused", "--state", job_state, "--spawn",
+                                          "--retain", "1G", NULL});
+    assert_true(wait_until(factory_answers, job_state, 60));
+    for (int i = 0; i < 2; i++) {
+        char *output = place_path(&place, bits[i]);
+        proc_run(&p, 300,
+                 (const char *[]){"roundhouse", "submit", MODEL, "--recipe", "tiny", "--set",
+                                  "calibration.dataset=" RH_SOURCE_DIR
+                                  "/tests/data/nano-samples.jsonl",
+                                  "--set", "quant.iters=2", "--set", bits[i], "--output", output,
+                                  "--state", job_state, "--wait", NULL});
+        expect_exit(&p, 0);
+        proc_done(&p);
+        rh_free(output);
+    }
+    assert_int_equal(kill(factory.pid, SIGTERM), 0);
+    proc_wait(&factory, 120);
+    proc_done(&factory);
+    assert_int_equal(hub_server_count(&server, "\"cdn\"", "bytes=0-6647119"), 1);
+    hub_server_stop(&server);
+    rh_free(job_state);
+    place_done(&place);
+}
+
 static void a_gated_model_fails_with_what_to_do(void **state)
 {
     static const char *const gated[] = {
@@ -177,6 +220,7 @@ int main(void)
         cmocka_unit_test(a_model_of_the_hub_gives_the_bytes_of_the_local_one),
         cmocka_unit_test(
             killing_the_download_in_the_middle_of_a_file_costs_no_byte_and_no_second_start),
+        cmocka_unit_test(two_recipes_of_one_model_download_it_once),
         cmocka_unit_test(a_gated_model_fails_with_what_to_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,7 +19,7 @@ A fault is {"at": "info"|"tree"|"resolve"|"cache"|"cdn", "do": ..., "times": n (
   loop, away, down                           redirects: to itself, to ftp:, to http of nobody
   commit                                     another X-Repo-Commit
   etag                                       another ETag
-  names     "names"                          the listing has these as well
+  names     "names", "size"                  the listing has these as well, each of that size
   text      "text"                           the answer is this text
   huge      "bytes"                          the answer is so long
 """
@@ -199,7 +199,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         entries.append({"type": "directory", "path": "figures", "size": 0, "oid": "0" * 40})
         fault = self.hub.fault("tree", "", {"names"})
         for name in fault["names"] if fault else []:
-            entries.append({"type": "file", "path": name, "size": 1, "oid": "0" * 40})
+            entries.append({"type": "file", "path": name, "size": fault.get("size", 1), "oid": "0" * 40})
         page = self.hub.options.page
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         start = int(query.get("cursor", ["0"])[0])

@@ -290,6 +290,12 @@ static void faults_that_stay_end_in_one_message(void **state)
          RH_ERR_FORMAT,
          RH_FAILURE_PERMANENT,
          {"etag eeeeeeee", WEIGHTS, NULL}},
+        {"[{\"at\": \"tree\", \"do\": \"names\", \"names\": [\"huge.bin\"], \"size\": "
+         "1000000000000000}]",
+         "huge.bin",
+         RH_ERR_NO_SPACE,
+         RH_FAILURE_RESOURCE,
+         {"1000000000000000 bytes are still to come", "free", "make room"}},
         {"[{\"at\": \"cdn\", \"do\": \"flip\"}]",
          WEIGHTS,
          RH_ERR_FORMAT,
