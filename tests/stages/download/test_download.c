@@ -150,7 +150,7 @@ static void expect_same_file(const char *a, const char *b)
 static void an_unknown_scheme_is_refused_with_a_remedy(void **state)
 {
     (void)state;
-    static const char *const references[] = {"s3:bucket/x", "/a/path", "", "files:/x"};
+    static const char *const references[] = {"gs:bucket/x", "/a/path", "", "files:/x"};
     for (size_t i = 0; i < sizeof references / sizeof references[0]; i++) {
         struct rh_source *source = NULL;
         struct rh_error err = {0};
