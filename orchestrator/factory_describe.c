@@ -136,6 +136,25 @@ static const char *reason_of(const struct rh_factory *f, const struct rh_sched_j
     return f->stuck && job->state < RH_JOB_DONE ? f->fault.message : job->reason;
 }
 
+/* What failed and will be tried again by itself; NULL: nothing. Else it would look like standing
+ * still. */
+static struct rh_json *retrying_json(const struct rh_sched_job *job)
+{
+    for (size_t i = 0; i < job->task_count && job->state == RH_JOB_RUNNING; i++) {
+        const struct rh_sched_task *t = job->tasks[i];
+        if (t->state != RH_TASK_WAITING || t->failure != RH_FAILURE_TRANSIENT || t->attempts == 0 ||
+            !t->error)
+            continue;
+        struct rh_json *task = rh_json_new_object();
+        rh_json_add(task, "op", rh_json_new_string(rh_op_name(t->op)));
+        rh_json_add(task, "index", rh_json_new_int(t->index));
+        rh_json_add(task, "attempts", rh_json_new_int(t->attempts));
+        rh_json_add(task, "error", rh_json_new_string(t->error));
+        return task;
+    }
+    return rh_json_new_null();
+}
+
 struct rh_json *rh_factory_describe(const struct rh_factory *f, const struct rh_sched_job *job,
                                     struct rh_job_info *info, bool in_full)
 {
@@ -162,6 +181,7 @@ struct rh_json *rh_factory_describe(const struct rh_factory *f, const struct rh_
     add_number(out, "progress", rh_job_progress(job, info));
     rh_json_add(out, "eta_s", eta >= 0 ? rh_json_new_number(eta) : rh_json_new_null());
     rh_json_add(out, "running", running_json(f, job, info));
+    rh_json_add(out, "retrying", retrying_json(job));
     if (in_full)
         rh_json_add(out, "block_metrics", metrics_json(info));
     return out;

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "factory_internal.h"
+#include "store/store.h"
 
 /* What may go: files of finished jobs beyond what is retained, and, when asked for, those of jobs
  * that failed or were cancelled long ago. Never anything of a job that is active. */
@@ -251,6 +252,9 @@ void rh_factory_retain(struct rh_factory *f, const struct rh_sched_job *job)
         rh_factory_prune(f, info->dir);
         return;
     }
+    char *scratch = rh_fs_join(info->dir, RH_STORE_SCRATCH);
+    rh_factory_discard(f, scratch);
+    rh_free(scratch);
     /* Without a staging folder it is not taken for a job whose pruning was cut off. */
     char *staging = rh_fs_join(info->dir, "staging");
     rh_factory_discard(f, staging);

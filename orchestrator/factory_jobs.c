@@ -133,7 +133,7 @@ static enum rh_rc read_request(const struct rh_json *object, struct request *r,
 {
     enum rh_rc rc = check_members(object, err);
     if (rc == RH_OK)
-        rc = reference(object, "model", "file:/path/to/model", &r->model, err);
+        rc = reference(object, "model", "file:/path/to/model or hf:owner/name", &r->model, err);
     if (rc == RH_OK)
         rc = reference(object, "output", "dir:/path/to/output", &r->output, err);
     if (rc == RH_OK)

@@ -23,17 +23,40 @@ static const int versions[RH_OP_COUNT] = {
 
 /* -- Sources ---------------------------------------------------------------------------------- */
 
+/* Where the files of a job's plan come from. */
+struct origin {
+    const char *dir;            /* of a local source; NULL: it is of the Hub */
+    const struct rh_json *list; /* "files" of source.json */
+};
+
+/* A file of the Hub is known by its digest. False: it is not in the list. */
+static bool add_listed(struct rh_strbuf *text, const struct rh_json *list, const char *name)
+{
+    for (const struct rh_json *f = rh_json_first(list); f; f = rh_json_next(f)) {
+        const char *path = rh_json_string(rh_json_get(f, "path"));
+        const struct rh_json *lfs = rh_json_get(f, "lfs");
+        const char *digest = rh_json_string(rh_json_get(lfs ? lfs : f, "oid"));
+        if (path && digest && strcmp(path, name) == 0) {
+            rh_strbuf_printf(text, "%s %s\n", name, digest);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A local file is the same as long as nobody wrote to it: its inode's change time cannot be set.
  * False: it is not there. */
-static bool add_source(struct rh_strbuf *text, const char *dir, const struct rh_json *files,
-                       int64_t file)
+static bool add_source(struct rh_strbuf *text, const struct origin *origin,
+                       const struct rh_json *files, int64_t file)
 {
     struct stat st = {0};
     const struct rh_json *f = rh_json_first(files);
     while (f && file-- > 0)
         f = rh_json_next(f);
     const char *name = rh_json_string(rh_json_get(f, "name"));
-    char *path = rh_fs_join(dir, name ? name : "");
+    if (!origin->dir)
+        return name && add_listed(text, origin->list, name);
+    char *path = rh_fs_join(origin->dir, name ? name : "");
     bool there = name && stat(path, &st) == 0;
     if (there)
         rh_strbuf_printf(text, "%s %llu %llu %lld %lld.%09ld %lld.%09ld\n", name,
@@ -46,8 +69,9 @@ static bool add_source(struct rh_strbuf *text, const char *dir, const struct rh_
 
 /* Tensors of one unit, beginning at *tensor, and the files they lie in; "" when the plan does not
  * say. */
-static void digest_unit(const char *dir, const struct rh_json *plan, const struct rh_json *unit,
-                        const struct rh_json **tensor, char out[RH_SHA256_HEX_SIZE])
+static void digest_unit(const struct origin *origin, const struct rh_json *plan,
+                        const struct rh_json *unit, const struct rh_json **tensor,
+                        char out[RH_SHA256_HEX_SIZE])
 {
     struct rh_strbuf text = {0};
     int64_t count = 0, last = -1;
@@ -61,7 +85,7 @@ static void digest_unit(const char *dir, const struct rh_json *plan, const struc
         rh_strbuf_puts(&text, canonical);
         rh_free(canonical);
         if (rh_json_int(rh_json_get(*tensor, "file"), &file) && file != last)
-            there = add_source(&text, dir, rh_json_get(plan, "files"), file) && there;
+            there = add_source(&text, origin, rh_json_get(plan, "files"), file) && there;
         last = file;
     }
     if (count == 0 && text.text && there)
@@ -69,26 +93,45 @@ static void digest_unit(const char *dir, const struct rh_json *plan, const struc
     rh_strbuf_done(&text);
 }
 
+/* *source: what *origin refers to; rh_json_free(). False: nobody knows what the source is. */
+static bool find_origin(const struct rh_job_info *info, const char *plan_dir, struct origin *origin,
+                        struct rh_json **source)
+{
+    *source = NULL;
+    *origin = (struct origin){0};
+    if (strncmp(info->model, "file:", 5) == 0) {
+        origin->dir = info->model + 5;
+        return true;
+    }
+    char *path = rh_fs_join(plan_dir, "source.json");
+    if (rh_fs_exists(path) && rh_json_read(path, RH_PLAN_BYTES_MAX, source, NULL) == RH_OK)
+        origin->list = rh_json_get(*source, "files");
+    rh_free(path);
+    return origin->list != NULL;
+}
+
 /* Once a job: the plan of a large model is large. */
 static void digest_units(struct rh_job_info *info, const struct rh_graph *graph)
 {
-    struct rh_json *plan = NULL;
+    struct rh_json *plan = NULL, *source = NULL;
+    struct origin origin;
     if (info->unit_digests)
         return;
     info->unit_digests = rh_alloc_array((size_t)graph->units + 1, sizeof *info->unit_digests);
     char *dir = rh_store_artifact(info->dir, "plan", 0);
     char *path = rh_fs_join(dir, "plan.json");
-    if (strncmp(info->model, "file:", 5) == 0 &&
+    if (find_origin(info, dir, &origin, &source) &&
         rh_json_read(path, RH_PLAN_BYTES_MAX, &plan, NULL) == RH_OK) {
         const struct rh_json *tensor = rh_json_first(rh_json_get(plan, "tensors"));
         int64_t u = 0;
         for (const struct rh_json *unit = rh_json_first(rh_json_get(plan, "units"));
              unit && u < graph->units; unit = rh_json_next(unit), u++)
-            digest_unit(info->model + 5, plan, unit, &tensor, info->unit_digests[u]);
+            digest_unit(&origin, plan, unit, &tensor, info->unit_digests[u]);
         char *config = rh_json_canonical(rh_json_get(plan, "config"));
         rh_sha256_of(config, strlen(config), info->config_digest);
         rh_free(config);
     }
+    rh_json_free(source);
     rh_json_free(plan);
     rh_free(path);
     rh_free(dir);

@@ -20,8 +20,8 @@ struct deletion {
 
 bool rh_factory_is_keepsake(const char *name)
 {
-    static const char *const kept[] = {"MANIFEST.json", "plan.json", "report.json", "receipt.json",
-                                       "digest.json"};
+    static const char *const kept[] = {"MANIFEST.json", "plan.json",   "report.json",
+                                       "receipt.json",  "digest.json", "source.json"};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
         if (strcmp(name, kept[i]) == 0)
             return true;
@@ -49,6 +49,7 @@ static enum rh_rc prune_job(const char *job_dir, struct rh_error *err)
 {
     char *artifacts = rh_fs_join(job_dir, "artifacts");
     char *staging = rh_fs_join(job_dir, "staging");
+    char *scratch = rh_fs_join(job_dir, RH_STORE_SCRATCH);
     char **names = NULL;
     size_t count = 0;
     enum rh_rc rc = RH_OK;
@@ -61,7 +62,10 @@ static enum rh_rc prune_job(const char *job_dir, struct rh_error *err)
     }
     rh_fs_list_free(names, count);
     if (rc == RH_OK)
+        rc = rh_fs_remove_tree(scratch, err);
+    if (rc == RH_OK)
         rc = rh_fs_remove_tree(staging, err);
+    rh_free(scratch);
     rh_free(staging);
     rh_free(artifacts);
     return rc;

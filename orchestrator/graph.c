@@ -272,6 +272,8 @@ enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, stru
         rc = place_output(g, o, what, err);
     if (rc == RH_OK)
         rc = read_sizes(g, units, shards, what, err);
+    if (rc == RH_OK)
+        rc = add_bytes(plan, "download_bytes", what, &g->download_bytes, err);
     g->chain_bytes = chain_bytes(plan);
     if (rc != RH_OK) {
         rh_graph_free(g);

@@ -59,6 +59,8 @@ struct rh_graph {
     int64_t *output_bytes; /* [units] */
     int64_t *shard_bytes;  /* [shards] */
     int64_t chain_bytes;   /* of one chain.safetensors; two exist at a time */
+    int64_t
+        download_bytes; /* of source files that are kept until they are cut, at most at a time */
 };
 
 /* Reads the stored form of a model plan. Errors: RH_ERR_FORMAT naming `what` and the member. */

@@ -48,13 +48,16 @@ int64_t rh_sched_unwritten(const struct rh_sched_job *job)
     const struct rh_graph *g = job->graph;
     if (!g || job->state >= RH_JOB_DONE)
         return 0;
+    bool fetched = true;
     int64_t bytes = unwritten_blocks(job);
     for (int64_t u = 0; u < g->units; u++) {
+        fetched = fetched && is_done(job, RH_OP_FETCH, u);
         bytes += is_done(job, RH_OP_FETCH, u) ? 0 : g->source_bytes[u];
         bytes += is_done(job, RH_OP_PACK, u) ? 0 : g->output_bytes[u];
     }
     for (int64_t i = 0; i < g->shards; i++)
         bytes += is_done(job, RH_OP_SHARD, i) ? 0 : g->shard_bytes[i];
+    bytes += fetched ? 0 : g->download_bytes;
     return bytes; /* publishing links, or writes to another disk */
 }
 

@@ -14,7 +14,10 @@
  *
  *   <job>/artifacts/<op>-<index %05d>/MANIFEST.json ...
  *   <job>/staging/<op>-<index>.<epoch>/            written by exactly one lease
+ *   <job>/scratch/                                 kept between leases; no artifact depends on it
  */
+#define RH_STORE_SCRATCH "scratch"
+
 char *rh_store_artifact(const char *job_dir, const char *op, int64_t index); /* owned by caller */
 char *rh_store_staging(const char *job_dir, const char *op, int64_t index, int64_t epoch);
 bool rh_store_has(const char *job_dir, const char *op, int64_t index);

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "command.h"
 #include "ctl/format.h"
+#include "recipe/model_reference.h"
 
 bool rh_command_parse(const struct rh_command *command, int argc, char **argv,
                       const struct rh_option *options, const char **positionals, int min, int max,
@@ -62,6 +63,12 @@ int rh_command_job_exit(const struct rh_json *job)
     (void)rh_fail(&err, RH_ERR_INTERNAL, "job %s %s%s%s", text_of(job, "id"), state,
                   *reason ? ": " : "", reason);
     return rh_command_fail(&err);
+}
+
+void rh_command_note_model(const struct rh_request *request, const char *given)
+{
+    if (request->hides_hub_model)
+        fprintf(stderr, RH_MODEL_HIDES_NOTE, given, given);
 }
 
 int rh_command_print(const char *text)

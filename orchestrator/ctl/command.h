@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/strbuf.h"
+#include "ctl/request.h"
 #include "daemon/daemon.h"
 
 /* The verbs of the roundhouse program. argv[0] is the verb; the result is the exit code. */
@@ -39,6 +40,8 @@ int rh_command_schema(const struct rh_command *command, int argc, char **argv);
 bool rh_command_parse(const struct rh_command *command, int argc, char **argv,
                       const struct rh_option *options, const char **positionals, int min, int max,
                       int *count, int *code);
+/* Says on stderr when the given model is a path that is written like a model of the Hub. */
+void rh_command_note_model(const struct rh_request *request, const char *given);
 /* "roundhouse: <message>" on stderr; the exit code that fits. */
 int rh_command_fail(const struct rh_error *err);
 /* Exit code of an ended job; unless it is done, says on stderr why. */

@@ -17,8 +17,9 @@
 struct rh_progress {
     enum rh_progress_mode mode;
     FILE *out;
-    bool started; /* has seen a job */
-    char *state;  /* of the job when last seen, with the reason */
+    bool started;   /* has seen a job */
+    char *state;    /* of the job when last seen, with the reason */
+    char *retrying; /* what was last said of a task that is tried again */
     size_t blocks_shown;
     struct {
         char name[32];
@@ -107,6 +108,25 @@ static bool show_state(struct rh_progress *p, const struct rh_json *job)
     return changed;
 }
 
+static bool show_retry(struct rh_progress *p, const struct rh_json *job)
+{
+    const struct rh_json *task = rh_json_get(job, "retrying");
+    const char *op = rh_json_string(rh_json_get(task, "op"));
+    const char *error = rh_json_string(rh_json_get(task, "error"));
+    if (!op || !error)
+        return false;
+    char *now = rh_format("%s %" PRId64 " failed (%" PRId64 "), tried again soon: %s", op,
+                          int_of(task, "index"), int_of(task, "attempts"), error);
+    bool changed = !p->retrying || strcmp(p->retrying, now) != 0;
+    if (changed) {
+        rh_free(p->retrying);
+        p->retrying = rh_strdup(now);
+        rh_progress_note(p, "%s", now);
+    }
+    rh_free(now);
+    return changed;
+}
+
 /* Before the plan is there, nobody knows how much there is to do: a stage that looks done is not.
  */
 static bool show_stages(struct rh_progress *p, const struct rh_json *job)
@@ -180,6 +200,7 @@ void rh_progress_job(struct rh_progress *p, const struct rh_json *job, int64_t n
     bool spoke = !p->started && show_state(p, job);
     spoke = show_blocks(p, job) || spoke;
     spoke = show_stages(p, job) || spoke;
+    spoke = show_retry(p, job) || spoke;
     spoke = show_state(p, job) || spoke;
     p->started = true;
     if (p->mode == RH_PROGRESS_LIVE) {
@@ -211,6 +232,7 @@ void rh_progress_free(struct rh_progress *p)
     rh_live_wipe(&p->live, p->out);
     fflush(p->out);
     rh_live_done(&p->live);
+    rh_free(p->retrying);
     rh_free(p->state);
     rh_free(p);
 }

@@ -5,10 +5,11 @@
 #include "base/fs.h"
 #include "base/mem.h"
 #include "ctl/place.h"
+#include "recipe/model_reference.h"
 #include "recipe/recipe.h"
 
-/* "file:/models/x" of a reference or a path. A path has no scheme; what looks like one but is there
- * as a path is a path. */
+/* "dir:/out/x" of a reference or a path. A path has no scheme; what looks like one but is there as
+ * a path is a path. */
 static char *reference(const char *given, const char *scheme)
 {
     size_t letters = strspn(given, "abcdefghijklmnopqrstuvwxyz");
@@ -18,6 +19,13 @@ static char *reference(const char *given, const char *scheme)
     char *whole = rh_format("%s:%s", scheme, path);
     rh_free(path);
     return whole;
+}
+
+/* What is no name of another kind is a path. */
+static char *model_reference(const char *given, bool *hides)
+{
+    char *whole = rh_model_reference(given, hides);
+    return whole ? whole : reference(given, "file");
 }
 
 static enum rh_rc check_model(const char *model, struct rh_error *err)
@@ -70,7 +78,7 @@ enum rh_rc rh_request_make(const struct rh_request_words *words, struct rh_reque
         return rh_fail(err, RH_ERR_ARGUMENT, "--output is needed: the directory that will appear");
     if (!*words->model)
         return rh_fail(err, RH_ERR_ARGUMENT, "the model is an empty text; name a directory");
-    char *model = reference(words->model, "file");
+    char *model = model_reference(words->model, &out->hides_hub_model);
     char *output = reference(words->output, "dir");
     enum rh_rc rc = load_recipe(words, &recipe, err);
     if (rc == RH_OK)

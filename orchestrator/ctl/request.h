@@ -1,6 +1,8 @@
 #ifndef RH_CTL_REQUEST_H
 #define RH_CTL_REQUEST_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 #include "base/json.h"
 
@@ -8,7 +10,8 @@
 
 /* What the command line says of a job; borrowed. */
 struct rh_request_words {
-    const char *model;  /* path, or "scheme:..." */
+    const char
+        *model; /* path, "scheme:...", or "owner/name" on the Hub when no such path is there */
     const char *recipe; /* path or name */
     const char *output; /* path, or "scheme:..." */
     const char *sets[RH_REQUEST_SETS_MAX];
@@ -19,7 +22,8 @@ struct rh_request {
     struct rh_json *body;       /* of POST /v1/jobs */
     const char *model, *output; /* of the body */
     char *recipe_digest;
-    char *output_path; /* NULL when the output is no directory of this machine */
+    char *output_path;    /* NULL when the output is no directory of this machine */
+    bool hides_hub_model; /* the model is a path that is written like a name on the Hub */
 };
 
 /*

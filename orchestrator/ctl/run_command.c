@@ -262,6 +262,7 @@ static enum rh_rc prepare(struct run *r, char **hidden, struct rh_error *err)
         rc = rh_request_make(&r->words, &r->request, err);
     if (rc != RH_OK)
         return rc;
+    rh_command_note_model(&r->request, r->words.model);
     if (!r->state) {
         if (!r->request.output_path)
             return rh_fail(err, RH_ERR_ARGUMENT,

@@ -84,6 +84,8 @@ static int submit(const struct submit *s)
     if (rc == RH_OK)
         rc = rh_request_make(&s->words, &request, &err);
     if (rc == RH_OK)
+        rh_command_note_model(&request, s->words.model);
+    if (rc == RH_OK)
         rc = add_extras(s, request.body, &err);
     if (rc == RH_OK)
         rc = rh_connection_open(&connection, s->state, s->run_dir, RH_CONNECT_LIVE, &err);

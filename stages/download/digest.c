@@ -3,7 +3,6 @@
 #include "base/sha256.h"
 
 #include "download_ops.h"
-#include "source.h"
 
 static enum rh_rc digest_file(struct rh_task *task, const struct rh_source_file *file,
                               const char *name, char out[RH_SHA256_HEX_SIZE], struct rh_error *err)
@@ -46,33 +45,62 @@ static enum rh_rc write_digest(struct rh_task *task, const char *name, uint64_t 
     return rc;
 }
 
+/* Nothing of a file without tensors is ever fetched, so nobody else looks at it. */
+static bool is_fetched(const struct rh_model_plan *plan, size_t file)
+{
+    for (size_t u = 0; u < plan->unit_count; u++) {
+        for (size_t i = 0; i < plan->units[u].tensor_count; i++) {
+            if (plan->units[u].tensors[i].file == file)
+                return true;
+        }
+    }
+    return false;
+}
+
+static enum rh_rc compute(struct rh_task *task, const struct rh_source *source, const char *name,
+                          uint64_t planned, struct rh_error *err)
+{
+    struct rh_source_file *file = NULL;
+    char sha256[RH_SHA256_HEX_SIZE];
+    enum rh_rc rc = rh_source_file_open(source, name, &file, err);
+    if (rc == RH_OK && planned > 0 && rh_source_file_size(file) != planned)
+        rc = rh_fail(err, RH_ERR_FORMAT,
+                     "%s has %llu bytes instead of %llu; it changed since the job was planned; "
+                     "restore it or submit the job again",
+                     rh_source_file_path(file), (unsigned long long)rh_source_file_size(file),
+                     (unsigned long long)planned);
+    if (rc == RH_OK)
+        rc = digest_file(task, file, name, sha256, err);
+    if (rc == RH_OK)
+        rc = write_digest(task, name, rh_source_file_size(file), sha256, err);
+    rh_source_file_close(file);
+    return rc;
+}
+
+static enum rh_rc find_digest(struct rh_task *task, const struct rh_source *source,
+                              const struct rh_model_plan *plan, size_t index, struct rh_error *err)
+{
+    const char *name = plan->files[index], *known = rh_source_sha256(source, name);
+    uint64_t size = 0;
+    if (!known || !is_fetched(plan, index))
+        return compute(task, source, name, plan->file_bytes[index], err);
+    enum rh_rc rc = rh_source_size(source, name, &size, err);
+    return rc == RH_OK ? write_digest(task, name, size, known, err) : rc;
+}
+
 enum rh_rc rh_download_digest(struct rh_task *task, struct rh_error *err)
 {
     struct rh_model_plan *plan = NULL;
     struct rh_source *source = NULL;
-    struct rh_source_file *file = NULL;
-    char sha256[RH_SHA256_HEX_SIZE];
     int64_t index = rh_task_index(task);
     enum rh_rc rc = rh_download_load_plan(task, &plan, err);
     if (rc == RH_OK && (index < 0 || (uint64_t)index >= plan->file_count))
         rc = rh_fail(err, RH_ERR_ARGUMENT, "digest %lld: the plan has %zu source files",
                      (long long)index, plan->file_count);
     if (rc == RH_OK)
-        rc = rh_source_open(rh_task_model(task), &source, err);
+        rc = rh_download_open_source(task, &source, err);
     if (rc == RH_OK)
-        rc = rh_source_file_open(source, plan->files[index], &file, err);
-    if (rc == RH_OK && plan->file_bytes[index] > 0 &&
-        rh_source_file_size(file) != plan->file_bytes[index])
-        rc = rh_fail(err, RH_ERR_FORMAT,
-                     "%s has %llu bytes instead of %llu; it changed since the job was planned; "
-                     "restore it or submit the job again",
-                     rh_source_file_path(file), (unsigned long long)rh_source_file_size(file),
-                     (unsigned long long)plan->file_bytes[index]);
-    if (rc == RH_OK)
-        rc = digest_file(task, file, plan->files[index], sha256, err);
-    if (rc == RH_OK)
-        rc = write_digest(task, plan->files[index], rh_source_file_size(file), sha256, err);
-    rh_source_file_close(file);
+        rc = find_digest(task, source, plan, (size_t)index, err);
     rh_source_close(source);
     rh_model_plan_free(plan);
     return rc;

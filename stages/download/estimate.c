@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/mem.h"
 #include "quant/pack.h"
 
 #define FLOAT_BYTES UINT64_C(4)
@@ -87,4 +88,31 @@ void rh_estimate_make(const struct rh_model_plan *plan, const struct rh_recipe *
     out->disk_all =
         out->disk_source + out->disk_tuned + out->disk_chains + out->disk_packed + out->disk_shards;
     out->memory = block_peak + activation_memory(c, recipe) + 3 * hidden_bytes;
+}
+
+uint64_t rh_estimate_files(const struct rh_model_plan *plan)
+{
+    /* A file goes when the task after next begins. */
+    const size_t slack = 2;
+    size_t *first = rh_alloc_array(plan->file_count + 1, sizeof *first);
+    size_t *last = rh_alloc_array(plan->file_count + 1, sizeof *last);
+    uint64_t most = 0;
+    for (size_t f = 0; f < plan->file_count; f++)
+        first[f] = plan->unit_count + slack + 1;
+    for (size_t u = 0; u < plan->unit_count; u++) {
+        for (size_t i = 0; i < plan->units[u].tensor_count; i++) {
+            size_t f = plan->units[u].tensors[i].file;
+            first[f] = first[f] < u ? first[f] : u;
+            last[f] = u;
+        }
+    }
+    for (size_t u = 0; u < plan->unit_count; u++) {
+        uint64_t sum = 0;
+        for (size_t f = 0; f < plan->file_count; f++)
+            sum += first[f] <= u + slack && u <= last[f] + slack ? plan->file_bytes[f] : 0;
+        most = sum > most ? sum : most;
+    }
+    rh_free(first);
+    rh_free(last);
+    return most;
 }

@@ -13,6 +13,8 @@
 struct rh_estimate {
     uint64_t source_tensors, source_bytes; /* tensor data of all units */
     /* Disk of the job directory while everything is kept; the source itself is not in it. */
+    uint64_t
+        disk_files; /* source files that are not on this machine, at most at a time; not set here */
     uint64_t disk_source; /* fetch: a copy of the source's tensors */
     uint64_t disk_tuned;  /* tune: codes, scales, zero points */
     uint64_t disk_chains; /* tune: outputs of two blocks on both chains, fp32 */
@@ -35,6 +37,10 @@ struct rh_estimate {
      */
     double tuning_flop, forward_flop;
 };
+
+/* Bytes of source files that are on the disk at the same time at most, when they are downloaded as
+ * the units need them, two tasks at a time, and go when their last unit has been fetched. */
+uint64_t rh_estimate_files(const struct rh_model_plan *plan);
 
 void rh_estimate_make(const struct rh_model_plan *plan, const struct rh_recipe *recipe,
                       struct rh_estimate *out);

@@ -4,7 +4,7 @@
 #include "base/mem.h"
 
 #include "download_ops.h"
-#include "source.h"
+#include "store/store.h"
 
 #define LENGTH_BYTES     8
 #define HEADER_BYTES_MAX UINT64_C(100000000) /* safetensors' own limit */
@@ -110,6 +110,32 @@ static enum rh_rc fetch_from(struct fetch *f, const struct rh_source *source, si
     return rc;
 }
 
+static bool has_tensors_of(const struct rh_unit *unit, size_t file)
+{
+    for (size_t i = 0; i < unit->tensor_count; i++) {
+        if (unit->tensors[i].file == file)
+            return true;
+    }
+    return false;
+}
+
+/* What was downloaded and has been cut to its end goes. Only committed units count, so that a crash
+ * never makes a file come twice. */
+static void drop_used(const struct fetch *f, const struct rh_source *source)
+{
+    bool *fetched = rh_alloc_array(f->plan->unit_count + 1, sizeof *fetched);
+    for (size_t u = 0; u < f->plan->unit_count; u++)
+        fetched[u] = rh_store_has(rh_task_job_dir(f->task), "fetch", (int64_t)u);
+    for (size_t file = 0; file < f->plan->file_count; file++) {
+        bool used = true;
+        for (size_t u = 0; u < f->plan->unit_count && used; u++)
+            used = fetched[u] || !has_tensors_of(&f->plan->units[u], file);
+        if (used)
+            rh_source_drop(source, f->plan->files[file]);
+    }
+    rh_free(fetched);
+}
+
 static enum rh_rc fetch_unit(struct fetch *f, const struct rh_source *source, struct rh_error *err)
 {
     const struct rh_unit *unit = f->unit;
@@ -143,7 +169,7 @@ enum rh_rc rh_download_fetch(struct rh_task *task, struct rh_error *err)
         rc = rh_fail(err, RH_ERR_ARGUMENT, "fetch %lld: the plan has %zu units", (long long)index,
                      plan->unit_count);
     if (rc == RH_OK)
-        rc = rh_source_open(rh_task_model(task), &source, err);
+        rc = rh_download_open_source(task, &source, err);
     if (rc == RH_OK)
         rc = rh_try_alloc(DOWNLOAD_CHUNK, "a copy buffer", &buffer, err);
     if (rc != RH_OK)
@@ -151,6 +177,7 @@ enum rh_rc rh_download_fetch(struct rh_task *task, struct rh_error *err)
     f.plan = plan;
     f.unit = &plan->units[index];
     f.buffer = buffer;
+    drop_used(&f, source);
     f.writer = rh_safetensors_writer_new(path);
     rc = fetch_unit(&f, source, err);
 out:

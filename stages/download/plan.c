@@ -4,7 +4,7 @@
 #include "base/mem.h"
 
 #include "download_ops.h"
-#include "source.h"
+#include "estimate.h"
 
 /* Endings of files that hold weights, and of the lists that belong to them. */
 static const char *const weight_endings[] = {
@@ -33,21 +33,19 @@ static bool is_side_file(const char *name)
 
 /* A plan needs headers only; a job needs all of the bytes, so what is cut off is refused here. */
 static enum rh_rc check_complete(const struct rh_source *source, const struct rh_model_plan *plan,
-                                 struct rh_error *err)
+                                 const char *where, struct rh_error *err)
 {
     enum rh_rc rc = RH_OK;
     for (size_t i = 0; i < plan->file_count && rc == RH_OK; i++) {
-        struct rh_source_file *file = NULL;
-        rc = rh_source_file_open(source, plan->files[i], &file, err);
+        uint64_t size = 0;
+        rc = rh_source_size(source, plan->files[i], &size, err);
         /* A file without tensors ends after its header, whose size the plan does not keep. */
-        if (rc == RH_OK && plan->file_bytes[i] > 0 &&
-            rh_source_file_size(file) != plan->file_bytes[i])
+        if (rc == RH_OK && plan->file_bytes[i] > 0 && size != plan->file_bytes[i])
             rc = rh_fail(err, RH_ERR_FORMAT,
-                         "%s has %llu bytes, its header announces %llu; it is not complete, "
+                         "%s/%s has %llu bytes, its header announces %llu; it is not complete, "
                          "download it again",
-                         rh_source_file_path(file), (unsigned long long)rh_source_file_size(file),
+                         where, plan->files[i], (unsigned long long)size,
                          (unsigned long long)plan->file_bytes[i]);
-        rh_source_file_close(file);
     }
     return rc;
 }
@@ -81,7 +79,7 @@ static enum rh_rc copy_side_file(struct rh_task *task, const struct rh_source *s
         rc = rh_fail(err, RH_ERR_UNSUPPORTED,
                      "%s has a file MANIFEST.json, a name that the published checkpoint needs for "
                      "itself; move it away",
-                     rh_source_plan_dir(source));
+                     rh_task_model(task));
     if (rc == RH_OK)
         rc = rh_source_file_open(source, name, &file, err);
     if (rc == RH_OK)
@@ -121,14 +119,27 @@ static enum rh_rc copy_side_files(struct rh_task *task, const struct rh_source *
     return rc;
 }
 
-static enum rh_rc write_plan(struct rh_task *task, const struct rh_model_plan *plan,
+static enum rh_rc write_json(struct rh_task *task, const char *name, const struct rh_json *json,
                              struct rh_error *err)
 {
-    char *path = rh_fs_join(rh_task_staging(task), "plan.json");
-    struct rh_json *json = rh_model_plan_to_json(plan);
+    char *path = rh_fs_join(rh_task_staging(task), name);
     enum rh_rc rc = rh_json_write(path, json, err);
-    rh_json_free(json);
     rh_free(path);
+    return rc;
+}
+
+static enum rh_rc write_plan(struct rh_task *task, const struct rh_source *source,
+                             const struct rh_model_plan *plan, struct rh_error *err)
+{
+    struct rh_json *json = rh_model_plan_to_json(plan), *pin = rh_source_pin(source);
+    /* Source files are kept for a while when they are not on this machine. */
+    if (pin)
+        rh_json_set_int(json, "download_bytes", (int64_t)rh_estimate_files(plan));
+    enum rh_rc rc = write_json(task, "plan.json", json, err);
+    if (rc == RH_OK && pin)
+        rc = write_json(task, SOURCE_PIN, pin, err);
+    rh_json_free(pin);
+    rh_json_free(json);
     return rc;
 }
 
@@ -136,13 +147,16 @@ enum rh_rc rh_download_plan(struct rh_task *task, struct rh_error *err)
 {
     struct rh_source *source = NULL;
     struct rh_model_plan *plan = NULL;
-    enum rh_rc rc = rh_source_open(rh_task_model(task), &source, err);
+    const char *dir = NULL;
+    enum rh_rc rc = rh_download_open_source(task, &source, err);
     if (rc == RH_OK)
-        rc = rh_model_plan_new(rh_source_plan_dir(source), rh_task_recipe(task), &plan, err);
+        rc = rh_source_plan_dir(source, &dir, err);
     if (rc == RH_OK)
-        rc = check_complete(source, plan, err);
+        rc = rh_model_plan_new(dir, rh_task_recipe(task), &plan, err);
     if (rc == RH_OK)
-        rc = write_plan(task, plan, err);
+        rc = check_complete(source, plan, dir, err);
+    if (rc == RH_OK)
+        rc = write_plan(task, source, plan, err);
     if (rc == RH_OK)
         rc = copy_side_files(task, source, err);
     if (rc == RH_OK) {

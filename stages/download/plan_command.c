@@ -9,6 +9,7 @@
 
 #include "download_ops.h"
 #include "plan_report.h"
+#include "recipe/model_reference.h"
 #include "source.h"
 
 #define DEFAULT_TFLOPS 1.0
@@ -19,7 +20,8 @@ static const char usage[] =
     "Says what quantizing MODEL by RECIPE would give and need; nothing is downloaded or written.\n"
     "The headers of the weight files suffice.\n"
     "\n"
-    "  MODEL             directory of the checkpoint, or a reference such as file:/models/x\n"
+    "  MODEL             directory of the checkpoint, or OWNER/NAME[@REVISION] on the Hugging Face "
+    "Hub\n"
     "  --recipe RECIPE   path, or the name of a shipped recipe\n"
     "  --set KEY=VALUE   overrides a key of the recipe, may be repeated\n"
     "  --tflops N        10^12 operations a second that the machine is assumed to do (default 1)\n"
@@ -96,32 +98,45 @@ static enum rh_rc load_recipe(const struct options *o, struct rh_recipe **out, s
     return rc;
 }
 
-/* A path has no scheme. What looks like one but is there as a path is a path. */
 static char *reference_of(const char *model)
 {
-    bool has_scheme = strchr(model, ':') && !rh_fs_exists(model);
-    return has_scheme ? rh_strdup(model) : rh_format("file:%s", model);
+    bool hides = false;
+    char *reference = rh_model_reference(model, &hides);
+    if (hides)
+        fprintf(stderr, RH_MODEL_HIDES_NOTE, model, model);
+    return reference ? reference : rh_format("file:%s", model);
 }
 
+/* *files: rh_estimate_files() when the source is elsewhere, else 0. */
 static enum rh_rc make_plan(const struct options *o, const struct rh_recipe *recipe,
-                            struct rh_model_plan **out, struct rh_error *err)
+                            struct rh_model_plan **out, uint64_t *files, struct rh_error *err)
 {
     struct rh_source *source = NULL;
+    const char *dir = NULL;
     char *reference = reference_of(o->model);
-    enum rh_rc rc = rh_source_open(reference, &source, err);
+    enum rh_rc rc = rh_source_open(reference, NULL, &source, err);
     if (rc == RH_OK)
-        rc = rh_model_plan_new(rh_source_plan_dir(source), recipe, out, err);
+        rc = rh_source_plan_dir(source, &dir, err);
+    if (rc == RH_OK)
+        rc = rh_model_plan_new(dir, recipe, out, err);
+    if (rc == RH_OK) {
+        struct rh_json *pin = rh_source_pin(source);
+        *files = pin ? rh_estimate_files(*out) : 0;
+        rh_json_free(pin);
+    }
     rh_source_close(source);
     rh_free(reference);
     return rc;
 }
 
 static void print_report(const struct options *o, const struct rh_recipe *recipe,
-                         const struct rh_model_plan *plan)
+                         const struct rh_model_plan *plan, uint64_t files)
 {
     struct rh_plan_report report = {
         .model = o->model, .recipe = recipe, .plan = plan, .tflops = o->tflops};
     rh_estimate_make(plan, recipe, &report.estimate);
+    report.estimate.disk_files = files;
+    report.estimate.disk_all += files;
     if (o->json) {
         struct rh_json *json = rh_plan_report_json(&report);
         char *text = rh_json_text(json, true);
@@ -143,13 +158,16 @@ static int plan_command(const struct options *o, struct rh_error *err)
     if (load_recipe(o, &recipe, err) != RH_OK) {
         code = RH_EXIT_USAGE;
     } else {
-        enum rh_rc rc = make_plan(o, recipe, &plan, err);
+        uint64_t files = 0;
+        enum rh_rc rc = make_plan(o, recipe, &plan, &files, err);
         if (rc == RH_ERR_NOT_FOUND)
             code = RH_EXIT_NOT_FOUND;
+        else if (rc == RH_ERR_AUTH)
+            code = RH_EXIT_DENIED;
         else if (rc != RH_OK)
             code = RH_EXIT_FAILED;
         else
-            print_report(o, recipe, plan);
+            print_report(o, recipe, plan, files);
     }
     if (code == RH_EXIT_OK && (fflush(stdout) != 0 || ferror(stdout))) {
         (void)rh_fail(err, RH_ERR_IO, "could not write the report to standard output");

@@ -133,6 +133,9 @@ char *rh_plan_report_text(const struct rh_plan_report *r)
     add_totals(&out, "", e->source_tensors, e->source_bytes);
     add_output(&out, r->plan);
     rh_strbuf_puts(&out, "\ndisk of the job, nothing deleted (exact but for small files)\n");
+    if (e->disk_files > 0)
+        add_bytes(&out, "  source files", e->disk_files,
+                  "at most at a time; downloaded, cut, deleted");
     add_bytes(&out, "  source tensors", e->disk_source, "");
     add_bytes(&out, "  tuned blocks", e->disk_tuned, "");
     add_bytes(&out, "  chains of 2 blocks", e->disk_chains, "");
@@ -191,6 +194,7 @@ static struct rh_json *shards_json(const struct rh_model_plan *plan)
 static struct rh_json *disk_json(const struct rh_estimate *e)
 {
     struct rh_json *disk = rh_json_new_object();
+    rh_json_set_int(disk, "files", (int64_t)e->disk_files);
     rh_json_set_int(disk, "source", (int64_t)e->disk_source);
     rh_json_set_int(disk, "tuned", (int64_t)e->disk_tuned);
     rh_json_set_int(disk, "chains", (int64_t)e->disk_chains);

@@ -1,15 +1,14 @@
-#include <errno.h>
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fs.h"
 #include "base/mem.h"
 
 #include "source_scheme.h"
 
-static enum rh_rc local_open(struct rh_source *source, const char *rest, struct rh_error *err)
+static enum rh_rc local_open(struct rh_source *source, const char *rest,
+                             const struct rh_source_use *use, struct rh_error *err)
 {
+    (void)use;
     if (!*rest)
         return rh_fail(err, RH_ERR_ARGUMENT,
                        "the model \"file:\" names no directory; write file:/directory");
@@ -57,52 +56,27 @@ static enum rh_rc local_list(const struct rh_source *source, char ***out_names, 
     return RH_OK;
 }
 
-static enum rh_rc local_file_open(struct rh_source_file *file, const char *name,
-                                  struct rh_error *err)
+static enum rh_rc local_locate(const struct rh_source *source, const char *name, char **out,
+                               struct rh_error *err)
 {
-    struct stat st;
-    file->path = rh_fs_join(file->source->plan_dir, name);
-    file->handle = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file->handle < 0 || fstat(file->handle, &st) != 0)
-        return rh_fail_errno(err, errno, "could not open %s", file->path);
-    if (!S_ISREG(st.st_mode))
-        return rh_fail(err, RH_ERR_FORMAT, "%s is not a regular file", file->path);
-    file->size = (uint64_t)st.st_size;
+    (void)err;
+    *out = rh_fs_join(source->plan_dir, name);
     return RH_OK;
 }
 
-static enum rh_rc local_file_read(const struct rh_source_file *file, uint64_t begin, size_t size,
-                                  void *buffer, struct rh_error *err)
+static enum rh_rc local_size(const struct rh_source *source, const char *name, uint64_t *out,
+                             struct rh_error *err)
 {
-    unsigned char *to = buffer;
-    while (size > 0) {
-        ssize_t n = pread(file->handle, to, size, (off_t)begin);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return rh_fail_errno(err, errno, "could not read %s at byte %llu", file->path,
-                                 (unsigned long long)begin);
-        if (n == 0)
-            return rh_fail(err, RH_ERR_IO, "%s ends at byte %llu, it shrank while it was read",
-                           file->path, (unsigned long long)begin);
-        to += n;
-        begin += (uint64_t)n;
-        size -= (size_t)n;
-    }
-    return RH_OK;
-}
-
-static void local_file_close(struct rh_source_file *file)
-{
-    if (file->handle >= 0)
-        close(file->handle);
+    char *path = rh_fs_join(source->plan_dir, name);
+    enum rh_rc rc = rh_fs_size(path, out, err);
+    rh_free(path);
+    return rc;
 }
 
 const struct rh_source_scheme rh_source_local = {
     .name = "file",
     .open = local_open,
     .list = local_list,
-    .file_open = local_file_open,
-    .file_read = local_file_read,
-    .file_close = local_file_close,
+    .size = local_size,
+    .locate = local_locate,
 };

@@ -59,6 +59,10 @@ int64_t rh_task_index(const struct rh_task *task);
 const char *rh_task_staging(const struct rh_task *task); /* exclusive, empty, on the job's disk */
 /* "<job directory>/artifacts/<op>-<index>"; owned by caller. Says nothing about existence. */
 char *rh_task_artifact(const struct rh_task *task, const char *op, int64_t index);
+/* "<job directory>/scratch": what an operation keeps for a repetition of itself, or for others of its
+ * stage; goes with the job's other files. Whoever finds something there has to check it. Owned by
+ * caller; need not exist. */
+char *rh_task_scratch(const struct rh_task *task);
 /* The job's work directory, for reports only. */
 const char *rh_task_job_dir(const struct rh_task *task);
 

@@ -111,6 +111,11 @@ char *rh_task_artifact(const struct rh_task *t, const char *op, int64_t index)
     return rh_store_artifact(t->job_dir, op, index);
 }
 
+char *rh_task_scratch(const struct rh_task *t)
+{
+    return rh_fs_join(t->job_dir, RH_STORE_SCRATCH);
+}
+
 void rh_task_leave(struct rh_task *t, int64_t grace_ms)
 {
     atomic_store(&t->leave_by, rh_clock_ns() + grace_ms * 1000000);

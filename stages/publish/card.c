@@ -242,9 +242,9 @@ static void add_reproduction(struct card *c)
     rh_strbuf_printf(&c->text,
                      "## Reproduce\n\nSave the member `recipe` of " PUBLICATION_MANIFEST
                      " as `recipe.json`. Same source, recipe and version give the same bytes.\n\n"
-                     "```sh\nroundhouse submit recipe.json --model %s --output dir:$PWD/%s\n"
-                     "rh-publish verify %s --source SOURCE\n```\n",
-                     c->hub_name ? c->p->source_name : "file:SOURCE", c->p->base, c->p->base);
+                     "```sh\nroundhouse run %s --recipe recipe.json --output %s\n"
+                     "roundhouse verify %s --source SOURCE\n```\n",
+                     c->hub_name ? c->p->source_name : "SOURCE", c->p->base, c->p->base);
 }
 
 static enum rh_rc write_card(struct publication *p, const struct rh_strbuf *text,

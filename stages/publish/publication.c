@@ -33,11 +33,33 @@ static char *trimmed(const char *path)
     return rh_strndup(path, size);
 }
 
-/* A local path says more about the machine than about the model. */
-static char *source_name(const char *model)
+/* "hf:owner/name@commit" of a Hub model: a branch moves on, a commit does not. NULL: the plan does
+ * not say. Owned by caller. */
+static char *pinned_name(const struct rh_task *task)
 {
-    if (strncmp(model, FILE_SCHEME, strlen(FILE_SCHEME)) != 0)
-        return rh_strdup(model);
+    char *dir = rh_task_artifact(task, "plan", 0);
+    char *path = rh_fs_join(dir, "source.json"), *name = NULL;
+    struct rh_json *pin = NULL;
+    if (rh_fs_exists(path) && rh_json_read(path, PUBLICATION_JSON_MAX, &pin, NULL) == RH_OK) {
+        const char *repo = rh_json_string(rh_json_get(pin, "repo"));
+        const char *commit = rh_json_string(rh_json_get(pin, "commit"));
+        if (repo && commit)
+            name = rh_format("hf:%s@%s", repo, commit);
+    }
+    rh_json_free(pin);
+    rh_free(path);
+    rh_free(dir);
+    return name;
+}
+
+/* A local path says more about the machine than about the model. */
+static char *source_name(const struct rh_task *task)
+{
+    const char *model = rh_task_model(task);
+    if (strncmp(model, FILE_SCHEME, strlen(FILE_SCHEME)) != 0) {
+        char *pinned = pinned_name(task);
+        return pinned ? pinned : rh_strdup(model);
+    }
     char *path = trimmed(model + strlen(FILE_SCHEME));
     char *name = rh_strdup(publication_last_part(path));
     rh_free(path);
@@ -80,7 +102,7 @@ enum rh_rc publication_place(struct publication *p, struct rh_error *err)
     p->base = rh_strdup(leaf);
     char *parent = rh_strndup(p->destination, (size_t)(leaf - p->destination));
     p->staging = rh_format("%s.%s.roundhouse-%s", parent, leaf, job);
-    p->source_name = source_name(rh_task_model(p->task));
+    p->source_name = source_name(p->task);
     enum rh_rc rc = rh_fs_mkdirs(parent, err);
     rh_free(parent);
     return rc;

@@ -99,17 +99,50 @@ INDEX = {
 ROWS = ['"text"', '{"any": "text \\u00e9 \\ud83d\\ude00"}', '{"id": 1, "text": "a\\n\\u3000\\u2028 "}', '{"messages": [{"role": "user", "content": "x"}]}',
         '{"text": "\\ud800"}', '{"text": 7, "x": 8}', "[]", '{"text": "\u2003"}', '{"text": "a", "text": "b"}', "plain", '"\\u0000"']
 
+FILE = {"type": "file", "path": "config.json", "size": 5, "oid": "0123456789abcdef" * 2 + "01234567"}
+LFS = {"type": "file", "path": "a.safetensors", "size": 9, "oid": "f" * 40, "lfs": {"oid": "9" * 64, "size": 9, "pointerSize": 134}}
+HUB = {
+    "listing": [FILE, LFS, {"type": "directory", "path": "figures", "size": 0, "oid": "0" * 40}],
+    "hidden": [FILE | {"path": ".gitattributes"}, FILE | {"path": "figures/a.png"}],
+    "twice": [FILE, FILE],
+    "outside": [FILE | {"path": "../x"}],
+    "absolute": [FILE | {"path": "/etc/passwd"}],
+    "drive": [FILE | {"path": "c:x"}],
+    "backslash": [FILE | {"path": "a\\b"}],
+    "control": [FILE | {"path": "a\nb"}],
+    "negative": [FILE | {"size": -1}],
+    "unequal": [LFS | {"size": 8}],
+    "no_digest": [FILE | {"oid": "../../x"}],
+    "upper": [FILE | {"oid": "F" * 40}],
+    "null": [FILE | {"lfs": None, "xetHash": "a"}],
+    "no_list": {"error": "x"},
+    "commit": {"id": "acme/nano", "sha": "0123456789" * 4, "siblings": [{"rfilename": "config.json"}]},
+    "no_commit": {"sha": "main"},
+}
+HUB_TEXTS = {
+    "link": '<https://huggingface.co/api/models/a/b/tree/c?cursor=x>; rel="next", <https://x>; rel="prev"',
+    "link_cut": "<https://x",
+    "name": "@acme/nano-1.5_b@refs/pr/1",
+    "name_dots": "@acme/..",
+    "location": "https://cdn.invalid:8443/x/y?Signature=z",
+    "location_odd": "h:[]//%zz",
+}
+
 
 def main():
     root = pathlib.Path(sys.argv[1])
     corpus = {}
-    for name in ("wire", "recipe", "tokenizer", "index", "config", "jsonl"):
+    for name in ("wire", "recipe", "tokenizer", "index", "config", "jsonl", "hub"):
         corpus[name] = root / "tests" / "fuzz" / "corpus" / name
         corpus[name].mkdir(parents=True, exist_ok=True)
     wire(corpus["wire"])
     recipes(root, corpus["recipe"])
     for name, document in INDEX.items():
         (corpus["index"] / name).write_text(json.dumps(document))
+    for name, document in HUB.items():
+        (corpus["hub"] / name).write_text(json.dumps(document))
+    for name, text in HUB_TEXTS.items():
+        (corpus["hub"] / name).write_text(text)
     for i, row in enumerate(ROWS):
         (corpus["jsonl"] / f"row_{i:02}").write_text(row)
     for path in sorted((root / "tests" / "golden" / "tokenizer").glob("*.tokenizer.json")):

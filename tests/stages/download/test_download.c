@@ -150,11 +150,11 @@ static void expect_same_file(const char *a, const char *b)
 static void an_unknown_scheme_is_refused_with_a_remedy(void **state)
 {
     (void)state;
-    static const char *const references[] = {"hf:Qwen/Qwen3.6-35B-A3B", "/a/path", "", "files:/x"};
+    static const char *const references[] = {"gs:bucket/x", "/a/path", "", "files:/x"};
     for (size_t i = 0; i < sizeof references / sizeof references[0]; i++) {
         struct rh_source *source = NULL;
         struct rh_error err = {0};
-        assert_int_equal(rh_source_open(references[i], &source, &err), RH_ERR_UNSUPPORTED);
+        assert_int_equal(rh_source_open(references[i], NULL, &source, &err), RH_ERR_UNSUPPORTED);
         assert_null(source);
         assert_non_null(strstr(err.message, references[i]));
         assert_non_null(strstr(err.message, "file:/directory"));
@@ -167,10 +167,11 @@ static void a_missing_directory_is_not_found_and_a_file_is_no_model(void **state
     struct rh_source *source = NULL;
     struct rh_error err = {0};
     char *missing = rh_format("file:%s", at("absent"));
-    assert_int_equal(rh_source_open(missing, &source, &err), RH_ERR_NOT_FOUND);
+    assert_int_equal(rh_source_open(missing, NULL, &source, &err), RH_ERR_NOT_FOUND);
     assert_non_null(strstr(err.message, at("absent")));
-    assert_int_equal(rh_source_open("file:" NANO "/config.json", &source, &err), RH_ERR_ARGUMENT);
-    assert_int_equal(rh_source_open("file:", &source, &err), RH_ERR_ARGUMENT);
+    assert_int_equal(rh_source_open("file:" NANO "/config.json", NULL, &source, &err),
+                     RH_ERR_ARGUMENT);
+    assert_int_equal(rh_source_open("file:", NULL, &source, &err), RH_ERR_ARGUMENT);
     rh_free(missing);
 }
 
@@ -190,7 +191,7 @@ static void a_source_lists_plain_files_and_follows_links(void **state)
     assert_int_equal(symlink("../blobs/1234", at("model/a")), 0);
     assert_int_equal(symlink("../blobs/none", at("model/dangling")), 0);
     assert_int_equal(mkfifo(at("model/fifo"), 0600), 0);
-    must(rh_source_open(reference, &source, &err), &err);
+    must(rh_source_open(reference, NULL, &source, &err), &err);
     must(rh_source_list(source, &names, &count, &err), &err);
     assert_int_equal(count, 2);
     assert_string_equal(names[0], "a");

@@ -235,7 +235,7 @@ static void exit_codes_tell_usage_from_absence_and_failure(void **state)
     const char *const bad_key[] = {PROGRAM, "plan",  model,          "--recipe",
                                    RECIPE,  "--set", "quant.iter=1", NULL};
     const char *const absent[] = {PROGRAM, "plan", "/no/such/model", "--recipe", RECIPE, NULL};
-    const char *const remote[] = {PROGRAM, "plan", "hf:a/b", "--recipe", RECIPE, NULL};
+    const char *const remote[] = {PROGRAM, "plan", "gs:a/b", "--recipe", RECIPE, NULL};
     const char *const no_config[] = {PROGRAM, "plan", root, "--recipe", RECIPE, NULL};
     expect_failure(no_model, 2, "no MODEL given");
     expect_failure(no_recipe, 2, "--recipe");
@@ -245,7 +245,7 @@ static void exit_codes_tell_usage_from_absence_and_failure(void **state)
     expect_failure(bad_rate, 2, "-3");
     expect_failure(bad_key, 2, "quant.iters");
     expect_failure(absent, 4, "/no/such/model");
-    expect_failure(remote, 1, "hf:a/b");
+    expect_failure(remote, 1, "gs:a/b");
     expect_failure(no_config, 4, "config.json");
 }
 

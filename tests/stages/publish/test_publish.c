@@ -305,7 +305,7 @@ static void the_card_says_what_was_done(void **state)
         "MTP head is included. Its",
         "vllm serve new-model",
         "from_pretrained",
-        "roundhouse submit recipe.json",
+        "roundhouse run SOURCE --recipe recipe.json --output new-model\n",
     };
     struct job *j = job_new(NULL);
     must_publish(j, "new-model");
@@ -511,7 +511,7 @@ static void a_hub_model_is_compared_with_what_was_fetched(void **state)
         fail_msg("%s", err.message);
     char *dir = rh_fs_join(j->out, "new-model"), *text = read_text(dir, "README.md");
     assert_non_null(strstr(text, "base_model: someone/Nano\nbase_model_relation: quantized\n"));
-    assert_non_null(strstr(text, "--model hf:someone/Nano@0123abcd"));
+    assert_non_null(strstr(text, "roundhouse run hf:someone/Nano@0123abcd --recipe"));
     char *artifact = rh_store_artifact(j->dir, "publish", 0);
     struct rh_json *receipt = read_document(artifact, "receipt.json");
     assert_non_null(rh_json_get(rh_json_get(receipt, "verify"), "relative_error"));
