@@ -14,8 +14,9 @@
 static enum rh_rc row_done(void *arg, int64_t rows, struct rh_error *err)
 {
     struct rh_task *task = arg;
-    rh_task_progress(task, "sampling rows", (double)rows, (double)rh_task_recipe(task)->nsamples,
-                     "rows");
+    const struct rh_recipe *recipe = rh_task_recipe(task);
+    rh_task_progress(task, "sampling rows", (double)rows,
+                     (double)(recipe->nsamples + rh_sample_pool(recipe)), "rows");
     return rh_task_check(task, err);
 }
 

@@ -39,8 +39,7 @@ static enum rh_rc check_names(const struct rh_dataset_specs *specs, struct rh_er
     return RH_OK;
 }
 
-/* Candidates that the recipe asks for. */
-static int64_t pool_of(const struct rh_recipe *recipe)
+int64_t rh_sample_pool(const struct rh_recipe *recipe)
 {
     if (recipe->top_up_rows == 0)
         return 0;
@@ -52,7 +51,7 @@ static enum rh_rc sample_sets(struct mix *m, struct rh_set_order *o, struct rh_e
     enum rh_rc rc = RH_OK;
     for (int i = 0; i < m->specs.count && rc == RH_OK; i++) {
         o->keep = m->fixed[i] > 0 ? m->fixed[i] : m->recipe->nsamples;
-        o->keep += pool_of(m->recipe);
+        o->keep += rh_sample_pool(m->recipe);
         /* How many rows there are decides about the shares of all. */
         o->count_all = m->specs.count > 1 && m->fixed[i] == 0;
         rc = rh_sample_set(o, &m->specs.items[i], &m->out->sets[i], &m->rows[i], err);
@@ -146,7 +145,7 @@ static enum rh_rc join_rows(struct mix *m, struct rh_error *err)
 static void share_out_pool(struct mix *m)
 {
     struct rh_sampling *out = m->out;
-    int64_t pool = pool_of(m->recipe);
+    int64_t pool = rh_sample_pool(m->recipe);
     for (int i = 0; i < m->specs.count; i++) {
         struct rh_set_sampling *s = &out->sets[i];
         int64_t part = (pool * s->taken + out->rows - 1) / out->rows;
@@ -199,7 +198,7 @@ static enum rh_rc mix_sets(struct mix *m, struct rh_set_order *o, struct rh_erro
     if (m->out->rows < m->recipe->nsamples && !(m->recipe->accept_fewer && m->out->rows > 0))
         return too_few(m, err);
     rc = join_rows(m, err);
-    return rc == RH_OK && pool_of(m->recipe) > 0 ? gather_candidates(m, err) : rc;
+    return rc == RH_OK && rh_sample_pool(m->recipe) > 0 ? gather_candidates(m, err) : rc;
 }
 
 enum rh_rc rh_sample_rows(const struct rh_recipe *recipe, struct rh_tokenizer *tokenizer,

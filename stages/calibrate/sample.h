@@ -38,6 +38,9 @@ struct rh_sampling {
     int set_count;
 };
 
+/* Candidates that the recipe asks for; 0: none. */
+int64_t rh_sample_pool(const struct rh_recipe *recipe);
+
 void rh_sampling_done(struct rh_sampling *s);
 
 /* progress (may be NULL) is called after every document with the rows found so far, and ends the
