@@ -68,6 +68,16 @@ enum rh_rc rh_session_embed(struct rh_session *s, const struct rh_token_rows *ro
     return rc;
 }
 
+enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
+                                struct rh_error *err)
+{
+    const char *from = s->recipe->top_up_rows > 0 ? "probe" : "calibrate";
+    char *path = rh_session_path(s, from, 0, "ids.safetensors");
+    enum rh_rc rc = rh_token_rows_read(path, s->plan->config.vocab_size, out, err);
+    rh_free(path);
+    return rc;
+}
+
 /* The activations before block `first`. */
 static enum rh_rc read_chain(struct rh_session *s, const struct rh_token_rows *rows, int64_t first,
                              struct rh_error *err)
@@ -152,10 +162,7 @@ enum rh_rc rh_session_plan_memory(struct rh_session *s, int64_t samples, int64_t
 static enum rh_rc prepare(struct rh_session *s, int64_t first, struct rh_error *err)
 {
     struct rh_token_rows rows = {0};
-    const char *from = s->recipe->top_up_rows > 0 ? "probe" : "calibrate";
-    char *path = rh_session_path(s, from, 0, "ids.safetensors");
-    enum rh_rc rc = rh_token_rows_read(path, s->plan->config.vocab_size, &rows, err);
-    rh_free(path);
+    enum rh_rc rc = rh_session_read_rows(s, &rows, err);
     if (rc == RH_OK) {
         set_options(s, rows.samples);
         rc = rh_session_plan_memory(s, rows.samples, rows.seq, err);

@@ -56,6 +56,9 @@ void rh_session_close(struct rh_session *s);
 /* s->memory for s->options and so many rows; cuts the batch when memory says so. */
 RH_MUST_USE enum rh_rc rh_session_plan_memory(struct rh_session *s, int64_t samples, int64_t seq,
                                               struct rh_error *err);
+/* The rows to tune on: of the probe, or of calibrate when there is none. */
+RH_MUST_USE enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
+                                            struct rh_error *err);
 /* s->chain = the embedded rows; waits for the head. */
 RH_MUST_USE enum rh_rc rh_session_embed(struct rh_session *s, const struct rh_token_rows *rows,
                                         struct rh_error *err);
