@@ -169,7 +169,8 @@ static enum rh_rc gather_candidates(struct mix *m, struct rh_error *err)
                        "has none beyond the %lld of the sample; add text, lower "
                        "calibration.nsamples, or set calibration.top_up_rows to 0",
                        (long long)out->rows);
-    enum rh_rc rc = rh_try_alloc((size_t)out->candidate_rows * row + 1, "candidate rows", &ids, err);
+    enum rh_rc rc =
+        rh_try_alloc((size_t)out->candidate_rows * row + 1, "candidate rows", &ids, err);
     if (rc != RH_OK)
         return rc;
     out->candidates = ids;

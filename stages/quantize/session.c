@@ -141,8 +141,8 @@ static enum rh_rc open_backend(struct rh_session *s, struct rh_error *err)
 enum rh_rc rh_session_plan_memory(struct rh_session *s, int64_t samples, int64_t seq,
                                   struct rh_error *err)
 {
-    enum rh_rc rc = rh_memory_plan_make(s->backend, s->plan, &s->options, samples, seq, &s->memory,
-                                        err);
+    enum rh_rc rc =
+        rh_memory_plan_make(s->backend, s->plan, &s->options, samples, seq, &s->memory, err);
     /* The backend itself has taken some of what was free before the session. */
     size_t own = s->room > s->memory.available ? s->room - s->memory.available : 0;
     if (rc != RH_OK && s->memory.available > 0)
@@ -198,7 +198,8 @@ static enum rh_rc start(struct rh_session *s, struct rh_error *err)
     int64_t first = rh_task_first_index(s->task);
     s->last = rh_task_last_index(s->task);
     enum rh_rc rc = rh_session_open(s, err);
-    if (rc == RH_OK && (first < 0 || s->last >= s->plan->config.num_hidden_layers || first > s->last))
+    if (rc == RH_OK &&
+        (first < 0 || s->last >= s->plan->config.num_hidden_layers || first > s->last))
         rc = rh_fail(err, RH_ERR_ARGUMENT, "blocks %lld to %lld of a model with %lld",
                      (long long)first, (long long)s->last,
                      (long long)s->plan->config.num_hidden_layers);

@@ -20,8 +20,8 @@ struct rh_top_up {
     int64_t floor, limit;
 };
 
-/* chosen ([rows], host): row i of the new sample is row chosen[i] of tokens: i, or a candidate. pulse
- * (may be NULL) is called now and then. */
+/* chosen ([rows], host): row i of the new sample is row chosen[i] of tokens: i, or a candidate.
+ * pulse (may be NULL) is called now and then. */
 RH_MUST_USE enum rh_rc rh_top_up_choose(const struct rh_top_up *t, const struct rh_pulse *pulse,
                                         int64_t *chosen, struct rh_error *err);
 

@@ -198,8 +198,12 @@ static void killing_the_probe_costs_no_byte(void **state)
     place_make(&place);
     char *text = write_text(&place);
     char *dataset = rh_format("calibration.dataset=%s", text);
-    const char *const settings[] = {SAMPLE, dataset, "calibration.top_up_rows=4",
-                                    "calibration.top_up_pool=2000", "resources.threads=1", NULL};
+    const char *const settings[] = {SAMPLE,
+                                    dataset,
+                                    "calibration.top_up_rows=4",
+                                    "calibration.top_up_pool=2000",
+                                    "resources.threads=1",
+                                    NULL};
     must_run(&place, "calm", settings);
     run_start(&place, "killed", settings, &p);
     char *job_state = place_path(&place, "killed.state");

@@ -41,8 +41,13 @@ static void a_starved_expert_is_fed_by_the_row_nobody_misses(void **state)
         2, 2, 6, /**/
         8, 0, 2,
     };
-    struct rh_top_up t = {.blocks = 1, .experts = 3, .rows = 3, .candidates = 3, .tokens = tokens,
-                          .floor = 6, .limit = 3};
+    struct rh_top_up t = {.blocks = 1,
+                          .experts = 3,
+                          .rows = 3,
+                          .candidates = 3,
+                          .tokens = tokens,
+                          .floor = 6,
+                          .limit = 3};
     expect(&t, (const int64_t[]){4, 1, 2});
     struct rh_top_up_coverage c = rh_top_up_coverage(&t, 0, NULL);
     assert_int_equal(c.below_floor, 1);
@@ -69,8 +74,13 @@ static void blocks_count_together_and_what_is_needed_stays(void **state)
         6, 2, /**/
         4, 4,
     };
-    struct rh_top_up t = {.blocks = 2, .experts = 2, .rows = 2, .candidates = 2, .tokens = tokens,
-                          .floor = 4, .limit = 2};
+    struct rh_top_up t = {.blocks = 2,
+                          .experts = 2,
+                          .rows = 2,
+                          .candidates = 2,
+                          .tokens = tokens,
+                          .floor = 4,
+                          .limit = 2};
     expect(&t, (const int64_t[]){0, 3});
 }
 
@@ -84,8 +94,13 @@ static void equal_exchanges_go_by_the_lowest_indices(void **state)
         2, 2, /**/
         2, 2,
     };
-    struct rh_top_up t = {.blocks = 1, .experts = 2, .rows = 2, .candidates = 3, .tokens = tokens,
-                          .floor = 2, .limit = 2};
+    struct rh_top_up t = {.blocks = 1,
+                          .experts = 2,
+                          .rows = 2,
+                          .candidates = 3,
+                          .tokens = tokens,
+                          .floor = 2,
+                          .limit = 2};
     expect(&t, (const int64_t[]){2, 1});
     t.floor = 4; /* both are needed */
     expect(&t, (const int64_t[]){2, 3});
@@ -107,8 +122,13 @@ static void an_impossible_floor_gets_what_there_is(void **state)
         18, 2, 0, /**/
         20, 0, 0,
     };
-    struct rh_top_up t = {.blocks = 1, .experts = 3, .rows = 3, .candidates = 3, .tokens = tokens,
-                          .floor = 10, .limit = 3};
+    struct rh_top_up t = {.blocks = 1,
+                          .experts = 3,
+                          .rows = 3,
+                          .candidates = 3,
+                          .tokens = tokens,
+                          .floor = 10,
+                          .limit = 3};
     expect(&t, (const int64_t[]){4, 3, 2});
     struct rh_top_up_coverage c = rh_top_up_coverage(&t, 0, (const int64_t[]){4, 3, 2});
     assert_int_equal(c.below_floor, 2);
@@ -126,8 +146,13 @@ static void no_exchange_is_made_for_its_own_sake(void **state)
         1, 3, /* candidates */
         3, 1, /**/
     };
-    struct rh_top_up t = {.blocks = 1, .experts = 2, .rows = 2, .candidates = 2, .tokens = tokens,
-                          .floor = 4, .limit = 2};
+    struct rh_top_up t = {.blocks = 1,
+                          .experts = 2,
+                          .rows = 2,
+                          .candidates = 2,
+                          .tokens = tokens,
+                          .floor = 4,
+                          .limit = 2};
     expect(&t, (const int64_t[]){0, 1});
 }
 
@@ -170,8 +195,11 @@ static void every_step_is_the_best_one(void **state)
         int64_t before[ROWS] = {0, 1, 2, 3, 4};
         for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
             tokens[i] = (int32_t)rh_mt19937_below(&mt, i % EXPERTS == 0 ? 3 : 12);
-        struct rh_top_up t = {.blocks = BLOCKS, .experts = EXPERTS, .rows = ROWS,
-                              .candidates = CANDIDATES, .tokens = tokens,
+        struct rh_top_up t = {.blocks = BLOCKS,
+                              .experts = EXPERTS,
+                              .rows = ROWS,
+                              .candidates = CANDIDATES,
+                              .tokens = tokens,
                               .floor = 1 + (int64_t)rh_mt19937_below(&mt, 40)};
         for (t.limit = 1; t.limit <= ROWS; t.limit++) {
             int64_t after[ROWS];
