@@ -21,6 +21,8 @@ static enum rh_rc open_cpu(struct rh_backend *b, int device, struct rh_error *er
     (void)err;
     b->scratch = rh_alloc_array((size_t)rh_thread_pool_size(b->pool), sizeof *b->scratch);
     b->loops = rh_loops_best();
+    /* Decays of far tokens and small probabilities come down there; nothing that counts does. */
+    rh_thread_pool_flush_subnormals(b->pool, true);
     snprintf(b->device_name, sizeof b->device_name, "%d threads, %s",
              rh_thread_pool_size(b->pool), b->loops->name);
     return RH_OK;

@@ -5,6 +5,9 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include "base/error.h"
 #include "base/mem.h"
@@ -15,6 +18,7 @@
 
 struct rh_thread_pool {
     int size;
+    bool flush; /* subnormals */
     pthread_t *threads; /* size - 1 */
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -40,15 +44,61 @@ static void pause_a_little(void)
 #endif
 }
 
+/* How a thread computes with subnormals, and that it is to take them for 0. */
+#if defined(__x86_64__)
+#define FLUSH 0x8040U /* FTZ | DAZ */
+
+static uint64_t float_mode(void)
+{
+    return _mm_getcsr();
+}
+
+static void set_float_mode(uint64_t mode)
+{
+    _mm_setcsr((unsigned)mode);
+}
+#elif defined(__aarch64__)
+#define FLUSH (1U << 24) /* FZ: both */
+
+static uint64_t float_mode(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+
+static void set_float_mode(uint64_t mode)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+}
+#else
+#define FLUSH 0U
+
+static uint64_t float_mode(void)
+{
+    return 0;
+}
+
+static void set_float_mode(uint64_t mode)
+{
+    (void)mode;
+}
+#endif
+
 static void run_chunks(struct rh_thread_pool *pool, int thread)
 {
+    uint64_t mode = float_mode();
+    if (pool->flush)
+        set_float_mode(mode | FLUSH);
     for (;;) {
         int64_t begin = atomic_fetch_add(&pool->next, pool->grain);
         if (begin >= pool->count)
-            return;
+            break;
         int64_t end = pool->count - begin < pool->grain ? pool->count : begin + pool->grain;
         pool->fn(pool->arg, begin, end, thread);
     }
+    if (pool->flush)
+        set_float_mode(mode);
 }
 
 static void wait_for_work(struct rh_thread_pool *pool, uint64_t seen)
@@ -127,6 +177,11 @@ void rh_thread_pool_free(struct rh_thread_pool *pool)
 int rh_thread_pool_size(const struct rh_thread_pool *pool)
 {
     return pool->size;
+}
+
+void rh_thread_pool_flush_subnormals(struct rh_thread_pool *pool, bool flush)
+{
+    pool->flush = flush;
 }
 
 void rh_parallel_for(struct rh_thread_pool *pool, int64_t count, int64_t grain, rh_range_fn fn,

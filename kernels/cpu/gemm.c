@@ -26,7 +26,16 @@
 /* Up to this k the rows of C are written one after the other. Beyond it a panel of B stays in the
  * first cache while the strips of A pass by. */
 #define SHALLOW 64
-#define NARROW  64
+
+/* Rows of k that lie no farther apart are read as they stand. With wide registers a step takes so long that
+ * the second cache keeps up. */
+#if RH_WIDTH == 16
+#define NARROW   256
+#define NEAR(ld) ((ld) <= NARROW)
+#else
+#define NARROW   64
+#define NEAR(ld) false /* however near: the copy pays */
+#endif
 
 /* Rows that packing asks for before it gets there: they lie too far apart for the processor to guess. */
 #define AHEAD 16
@@ -88,15 +97,24 @@ RH_INLINE void tile(const int rows, const float *a, int64_t step, int64_t along,
     vec left[ROWS];
     vec right[ROWS];
     UNROLL for (int i = 0; i < rows; i++) left[i] = right[i] = (vec){0};
+    /* One address for four rows: GCC would otherwise keep the multiples of `step` that no
+     * addressing mode has where it takes a move out of a vector register to use them. */
+    const float *fours[(ROWS + 3) / 4];
+    UNROLL for (int i = 0; i < rows; i += 4)
+    {
+        fours[i / 4] = a + i * step;
+        __asm__("" : "+r"(fours[i / 4]));
+    }
     for (int64_t p = 0; p < k; p++) {
         vec b0 = load(b);
         vec b1 = load(b + RH_WIDTH);
         UNROLL for (int i = 0; i < rows; i++)
         {
-            left[i] += a[i * step] * b0;
-            right[i] += a[i * step] * b1;
+            float x = fours[i / 4][i % 4 * step];
+            left[i] += x * b0;
+            right[i] += x * b1;
         }
-        a += along;
+        UNROLL for (int i = 0; i < rows; i += 4) fours[i / 4] += along;
         b += ldb;
     }
     if (t->rows < rows || t->columns < COLUMNS) {
@@ -258,7 +276,8 @@ static bool scattered(int64_t k, int64_t ld)
 /* Columns of B that are packed; the others are read as they stand. */
 static bool packs(const struct rh_gemm *g, int64_t columns, int64_t k)
 {
-    return g->form == RH_NT || g->m > FEW || columns < COLUMNS || scattered(k, g->ldb);
+    return g->form == RH_NT || columns < COLUMNS || scattered(k, g->ldb) ||
+           (g->m > FEW && !NEAR(g->ldb));
 }
 
 /* Panels of a block of B; with `all` also those that could be read as they stand. */
@@ -365,7 +384,8 @@ static int plan(const struct rh_gemm *g, int64_t m, int64_t p, int64_t k, struct
 {
     int64_t end = smaller(m + BLOCK_M, g->m);
     bool turned = g->form == RH_TN;
-    bool packed = turned && ((g->m > FEW && g->n > 2 * COLUMNS) || scattered(k, g->lda));
+    bool packed = turned && (scattered(k, g->lda) ||
+                             (g->m > FEW && g->n > 2 * COLUMNS && !NEAR(g->lda)));
     int full = 0;
     int rest = 0;
     while (m < end) {

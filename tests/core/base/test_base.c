@@ -95,6 +95,48 @@ static void every_index_is_visited_once(void **state)
     }
 }
 
+#if defined(__x86_64__) || defined(__aarch64__)
+#define FLUSHES true
+#else
+#define FLUSHES false
+#endif
+
+/* A product that is subnormal, and one of a factor that is; read at run time. */
+struct small {
+    volatile float x, y, subnormal;
+    float product[64], same[64];
+};
+
+static void multiply(void *arg, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    struct small *s = arg;
+    for (int64_t i = begin; i < end; i++) {
+        s->product[i] = s->x * s->y;
+        s->same[i] = s->subnormal * 0x1p30F;
+    }
+}
+
+static void subnormals_are_flushed_only_where_asked(void **state)
+{
+    (void)state;
+    for (int threads = 1; threads <= 3; threads++) {
+        struct rh_thread_pool *pool = rh_thread_pool_new(threads);
+        struct small s = {.x = 0x1p-100F, .y = 0x1p-40F, .subnormal = 0x1p-140F};
+        for (int flush = 0; flush <= 2; flush++) { /* off, on, off again */
+            rh_thread_pool_flush_subnormals(pool, flush == 1);
+            rh_parallel_for(pool, 64, 1, multiply, &s);
+            bool kept = FLUSHES ? flush != 1 : true;
+            for (int i = 0; i < 64; i++) {
+                assert_true(s.product[i] == (kept ? 0x1p-140F : 0.0F));
+                assert_true(s.same[i] == (kept ? 0x1p-110F : 0.0F));
+            }
+            assert_true(s.x * s.y == 0x1p-140F);
+        }
+        rh_thread_pool_free(pool);
+    }
+}
+
 static void utf8_is_checked_to_the_byte(void **state)
 {
     (void)state;
@@ -159,6 +201,7 @@ int main(void)
         cmocka_unit_test(a_long_error_is_cut_not_spilt),
         cmocka_unit_test(a_map_keeps_the_order_of_many),
         cmocka_unit_test(every_index_is_visited_once),
+        cmocka_unit_test(subnormals_are_flushed_only_where_asked),
         cmocka_unit_test(utf8_is_checked_to_the_byte),
         cmocka_unit_test(a_text_grows),
         cmocka_unit_test(sizes_from_input_can_fail),
