@@ -19,7 +19,7 @@
 /* Raise a number when the operation gives other bytes for the same inputs. 0: always done anew;
  * its inputs cannot be told by content, or it costs next to nothing. */
 static const int versions[RH_OP_COUNT] = {
-    [RH_OP_FETCH] = 1, [RH_OP_TUNE] = 1, [RH_OP_PACK] = 1, [RH_OP_SHARD] = 1};
+    [RH_OP_FETCH] = 1, [RH_OP_PROBE] = 1, [RH_OP_TUNE] = 1, [RH_OP_PACK] = 1, [RH_OP_SHARD] = 1};
 
 /* -- Sources ---------------------------------------------------------------------------------- */
 
@@ -173,6 +173,21 @@ static bool add_shard_inputs(struct rh_strbuf *text, const struct rh_sched_job *
     return whole;
 }
 
+/* By the source's digests: a probe begins before all of the model is here. */
+static bool add_probe_inputs(struct rh_strbuf *text, const struct rh_sched_job *job)
+{
+    static const char *const sections[] = {"calibration", NULL};
+    const struct rh_job_info *info = job->user;
+    bool whole = true;
+    add_recipe(text, info, sections);
+    rh_strbuf_printf(text, "config %s\n", info->config_digest);
+    for (int64_t u = 0; u <= job->graph->blocks && whole; u++) {
+        rh_strbuf_printf(text, "unit %" PRId64 " %s\n", u, info->unit_digests[u]);
+        whole = info->unit_digests[u][0] != '\0';
+    }
+    return whole && add_input(text, info->dir, "calibrate", 0);
+}
+
 /* previous: the directory of the job that has the block before; for tune only. */
 static bool add_inputs(struct rh_strbuf *text, const struct rh_sched_job *job, enum rh_op_id op,
                        int64_t index, const char *previous)
@@ -186,10 +201,12 @@ static bool add_inputs(struct rh_strbuf *text, const struct rh_sched_job *job, e
     case RH_OP_FETCH:
         rh_strbuf_puts(text, info->unit_digests[index]);
         return info->unit_digests[index][0] != '\0';
+    case RH_OP_PROBE:
+        return add_probe_inputs(text, job);
     case RH_OP_TUNE:
         add_recipe(text, info, tune_sections);
         rh_strbuf_printf(text, "config %s\nblock %" PRId64 "\n", info->config_digest, index);
-        return add_input(text, info->dir, "calibrate", 0) &&
+        return add_input(text, info->dir, job->graph->probe ? "probe" : "calibrate", 0) &&
                add_input(text, info->dir, "fetch", 0) &&
                add_input(text, info->dir, "fetch", rh_graph_unit_of(job->graph, index)) &&
                /* The MTP head also takes the final norm. */
@@ -249,7 +266,10 @@ static char *find_donor(struct rh_factory *f, const struct rh_sched_job *job, en
     char *dir = rh_format("%s/jobs/%s", f->state_dir, row.job);
     char *artifact = rh_store_artifact(dir, row.op, index);
     /* Its chain may be gone, its result must be there. */
-    char *main_file = rh_fs_join(artifact, op == RH_OP_TUNE ? "block.safetensors" : "");
+    const char *result = op == RH_OP_TUNE    ? "block.safetensors"
+                         : op == RH_OP_PROBE ? "ids.safetensors"
+                                             : "";
+    char *main_file = rh_fs_join(artifact, result);
     if (!rh_store_has(dir, row.op, index) || !rh_fs_exists(main_file)) {
         rh_free(dir);
         dir = NULL;

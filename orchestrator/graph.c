@@ -14,6 +14,7 @@ static const struct {
     [RH_OP_PLAN] = {"plan", RH_STAGE_DOWNLOAD},
     [RH_OP_FETCH] = {"fetch", RH_STAGE_DOWNLOAD},
     [RH_OP_CALIBRATE] = {"calibrate", RH_STAGE_CALIBRATE},
+    [RH_OP_PROBE] = {"probe", RH_STAGE_QUANTIZE},
     [RH_OP_TUNE] = {"tune", RH_STAGE_QUANTIZE},
     [RH_OP_PACK] = {"pack", RH_STAGE_PACK},
     [RH_OP_SHARD] = {"shard", RH_STAGE_PACK},
@@ -124,6 +125,8 @@ int64_t rh_graph_count(const struct rh_graph *graph, enum rh_op_id op)
         return graph->shards;
     case RH_OP_DIGEST:
         return graph->files;
+    case RH_OP_PROBE:
+        return graph->probe;
     default:
         return 1;
     }
@@ -235,6 +238,12 @@ static enum rh_rc read_sizes(struct rh_graph *g, const struct rh_json *units,
     return rc;
 }
 
+static bool wants_probe(const struct rh_json *plan)
+{
+    const struct rh_json *calibration = rh_json_get(rh_json_get(plan, "recipe"), "calibration");
+    return rh_json_number(rh_json_get(calibration, "top_up_rows"), 0) > 0;
+}
+
 /* Two chains of nsamples * seqlen * hidden_size float32. */
 static int64_t chain_bytes(const struct rh_json *plan)
 {
@@ -275,6 +284,7 @@ enum rh_rc rh_graph_from_plan(const struct rh_json *plan, const char *what, stru
     if (rc == RH_OK)
         rc = add_bytes(plan, "download_bytes", what, &g->download_bytes, err);
     g->chain_bytes = chain_bytes(plan);
+    g->probe = wants_probe(plan);
     if (rc != RH_OK) {
         rh_graph_free(g);
         return rc;

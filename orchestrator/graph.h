@@ -16,6 +16,7 @@ enum rh_op_id {
     RH_OP_PLAN,
     RH_OP_FETCH,
     RH_OP_CALIBRATE,
+    RH_OP_PROBE,
     RH_OP_TUNE,
     RH_OP_PACK,
     RH_OP_SHARD,
@@ -58,6 +59,7 @@ struct rh_graph {
     int64_t *source_bytes; /* [units] */
     int64_t *output_bytes; /* [units] */
     int64_t *shard_bytes;  /* [shards] */
+    bool probe;            /* the recipe tops experts up: rows are chosen before the tuning */
     int64_t chain_bytes;   /* of one chain.safetensors; two exist at a time */
     int64_t
         download_bytes; /* of source files that are kept until they are cut, at most at a time */
@@ -75,7 +77,7 @@ int64_t rh_graph_unit_of(const struct rh_graph *graph, int64_t step);
 int64_t rh_graph_step_of(const struct rh_graph *graph, int64_t unit);
 
 /* How many tasks of an operation a job has: plan is 1 also before there is a graph (NULL), tune is
- * one session for all steps. */
+ * one session for all steps, probe is there where the recipe asks for it. */
 int64_t rh_graph_count(const struct rh_graph *graph, enum rh_op_id op);
 
 #endif

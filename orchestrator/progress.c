@@ -6,7 +6,8 @@
 
 /* How far a job is, and how long it still takes. */
 
-/* Shares of the whole, by operation: tuning is the work, the rest mostly runs beside it. */
+/* Shares of the whole, by operation: tuning is the work, the rest mostly runs beside it. A probe has
+ * none: most jobs are without one, and it takes a few percent of the tuning. */
 static const double shares[RH_OP_COUNT] = {
     [RH_OP_PLAN] = 0.01,   [RH_OP_FETCH] = 0.08,    [RH_OP_CALIBRATE] = 0.01,
     [RH_OP_TUNE] = 0.72,   [RH_OP_PACK] = 0.08,     [RH_OP_SHARD] = 0.03,

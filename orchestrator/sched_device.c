@@ -68,10 +68,22 @@ static char *lack_text(const struct rh_sched_task *tune, const struct rh_sched_w
                      best->id);
 }
 
+/* The task of the job that was refused for want of memory; NULL: none. */
+static const struct rh_sched_task *refused(const struct rh_sched_job *job)
+{
+    static const enum rh_op_id on_device[] = {RH_OP_PROBE, RH_OP_TUNE};
+    for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) {
+        const struct rh_sched_task *t = rh_sched_task_of(job, on_device[i], 0);
+        if (t && t->device_need > 0 && t->state == RH_TASK_WAITING)
+            return t;
+    }
+    return NULL;
+}
+
 char *rh_sched_device_lack(const struct rh_sched *s, const struct rh_sched_job *job)
 {
-    const struct rh_sched_task *tune = rh_sched_task_of(job, RH_OP_TUNE, 0);
-    if (!tune || tune->device_need == 0 || tune->state != RH_TASK_WAITING)
+    const struct rh_sched_task *tune = refused(job);
+    if (!tune)
         return NULL;
     const struct rh_sched_worker *best = roomiest(s, RH_STAGE_QUANTIZE, false);
     /* A fleet that has not come yet, after a start, parks nobody; who is parked stays so. */

@@ -32,13 +32,20 @@ int64_t rh_sched_current_block(const struct rh_sched_job *job)
     return tune ? tune->next : 0;
 }
 
-/* Unit of block b is b + 1; the units behind the blocks count as further blocks, but all that the
+/* Nothing to wait for where there is no probe. */
+static bool probed(const struct rh_sched_job *job)
+{
+    return !job->graph->probe || done(job, RH_OP_PROBE, 0);
+}
+
+/* A probe goes through all blocks before the first is tuned, so until then there is no window.
+ * Unit of block b is b + 1; the units behind the blocks count as further blocks, but all that the
  * tuning of an MTP head takes as one. */
 static bool in_window(const struct rh_sched_job *job, int64_t unit)
 {
     const struct rh_graph *g = job->graph;
     int64_t block = rh_sched_current_block(job);
-    if (job->prefetch_blocks == 0 || block >= g->blocks)
+    if (job->prefetch_blocks == 0 || block >= g->blocks || !probed(job))
         return true;
     if (unit <= g->mtp && block + job->prefetch_blocks >= g->blocks)
         return true;
@@ -65,9 +72,10 @@ static bool needs_met(const struct rh_sched_task *task)
     switch (task->op) {
     case RH_OP_FETCH:
         return in_window(job, task->index);
+    case RH_OP_PROBE:
     case RH_OP_TUNE:
-        return done(job, RH_OP_CALIBRATE, 0) && done(job, RH_OP_FETCH, 0) &&
-               done(job, RH_OP_FETCH, 1);
+        return (task->op == RH_OP_PROBE || probed(job)) && done(job, RH_OP_CALIBRATE, 0) &&
+               done(job, RH_OP_FETCH, 0) && done(job, RH_OP_FETCH, 1);
     case RH_OP_PACK:
         return done(job, RH_OP_FETCH, task->index) &&
                rh_graph_step_of(job->graph, task->index) < rh_sched_current_block(job);

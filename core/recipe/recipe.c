@@ -88,6 +88,11 @@ static enum rh_rc check_together(const struct rh_recipe *r, const char *what, st
                        "%lld rows, but calibration.nsamples is %lld; lower the former or raise the "
                        "latter",
                        what, (long long)step, (long long)r->nsamples);
+    if (r->top_up_rows > 0 && r->expert_floor == 0)
+        return rh_fail(err, RH_ERR_ARGUMENT,
+                       "%s: calibration.top_up_rows is %lld, but calibration.expert_floor is 0; "
+                       "experts are topped up to that floor, so give one",
+                       what, (long long)r->top_up_rows);
     struct rh_dataset_specs specs = {0};
     int64_t rows[RH_DATASETS_MAX];
     enum rh_rc rc = rh_dataset_specs_parse(r->dataset, &specs, err);

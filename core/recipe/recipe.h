@@ -42,6 +42,8 @@ struct rh_recipe {
     enum rh_dataset_order order;
     bool concat;       /* calibration.concat: pack documents end to end */
     int64_t expert_floor; /* calibration.expert_floor: fewer tokens of an expert are warned of */
+    int64_t top_up_rows;  /* calibration.top_up_rows: exchange at most so many rows; 0: none */
+    int64_t top_up_pool;  /* calibration.top_up_pool: rows to choose from; 0: as many as nsamples */
     bool accept_fewer; /* calibration.accept_fewer: go on with fewer rows than nsamples */
     /* quant.* */
     int bits;

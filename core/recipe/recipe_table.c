@@ -50,6 +50,11 @@ static const struct rh_recipe_row rows[] = {
          ":concat and :concat=false at a data set go before. Plain text is always packed."),
     INT("calibration.expert_floor", expert_floor, 0, 1000000000, "256",
         "Warn of experts that the calibration text routes fewer tokens to; 0: never."),
+    INT("calibration.top_up_rows", top_up_rows, 0, 1048576, "0",
+        "Exchange at most so many of the nsamples rows for rows that bring tokens to experts below "
+        "expert_floor, found by a forward pass of the source before the tuning; 0: none."),
+    INT("calibration.top_up_pool", top_up_pool, 0, 1048576, "0",
+        "Further rows of the data sets that top_up_rows chooses from; 0: as many as nsamples."),
     BOOL("calibration.accept_fewer", accept_fewer, "false",
          "Go on when the data set yields fewer than nsamples rows of seqlen tokens."),
     ONE_OF("quant.bits", bits, bit_widths, "4", "Bits of a weight code."),

@@ -14,8 +14,9 @@
 static enum rh_rc row_done(void *arg, int64_t rows, struct rh_error *err)
 {
     struct rh_task *task = arg;
-    rh_task_progress(task, "sampling rows", (double)rows, (double)rh_task_recipe(task)->nsamples,
-                     "rows");
+    const struct rh_recipe *recipe = rh_task_recipe(task);
+    rh_task_progress(task, "sampling rows", (double)rows,
+                     (double)(recipe->nsamples + rh_sample_pool(recipe)), "rows");
     return rh_task_check(task, err);
 }
 
@@ -60,18 +61,18 @@ static enum rh_rc load_tokenizer(const struct rh_task *task, struct rh_tokenizer
     return rc;
 }
 
-static enum rh_rc write_ids(const struct rh_task *task, const struct rh_sampling *s,
-                            struct rh_error *err)
+static enum rh_rc write_ids(const struct rh_task *task, const char *name, const int32_t *ids,
+                            int64_t rows, struct rh_error *err)
 {
     int64_t seqlen = rh_task_recipe(task)->seqlen;
-    char *path = rh_fs_join(rh_task_staging(task), "ids.safetensors");
+    char *path = rh_fs_join(rh_task_staging(task), name);
     struct rh_safetensors_writer *w = rh_safetensors_writer_new(path);
-    const int64_t shape[2] = {s->rows, seqlen};
+    const int64_t shape[2] = {rows, seqlen};
     size_t index = rh_safetensors_writer_add(w, "input_ids", RH_I32, 2, shape);
     enum rh_rc rc = rh_safetensors_writer_begin(w, err);
     if (rc == RH_OK)
-        rc = rh_safetensors_writer_put(w, index, 0, s->ids,
-                                       (uint64_t)(s->rows * seqlen) * sizeof *s->ids, err);
+        rc = rh_safetensors_writer_put(w, index, 0, ids, (uint64_t)(rows * seqlen) * sizeof *ids,
+                                       err);
     if (rc == RH_OK)
         rc = rh_safetensors_writer_finish(w, err);
     rh_safetensors_writer_free(w);
@@ -79,7 +80,7 @@ static enum rh_rc write_ids(const struct rh_task *task, const struct rh_sampling
     return rc;
 }
 
-static struct rh_json *set_report(const struct rh_set_sampling *s)
+static struct rh_json *set_report(const struct rh_set_sampling *s, bool with_candidates)
 {
     struct rh_json *r = rh_json_new_object();
     rh_json_set_string(r, "name", s->name);
@@ -91,6 +92,8 @@ static struct rh_json *set_report(const struct rh_set_sampling *s)
     rh_json_set_int(r, "repetitive", s->repetitive);
     rh_json_set_int(r, "rows_found", s->rows);
     rh_json_set_int(r, "rows", s->taken);
+    if (with_candidates)
+        rh_json_set_int(r, "candidates", s->candidates);
     return r;
 }
 
@@ -103,8 +106,10 @@ static struct rh_json *report(const struct rh_recipe *recipe, const struct rh_sa
     rh_json_set_int(r, "rows", s->rows);
     rh_json_set_int(r, "seqlen", recipe->seqlen);
     rh_json_set_int(r, "tokens", s->rows * recipe->seqlen);
+    if (recipe->top_up_rows > 0)
+        rh_json_set_int(r, "candidates", s->candidate_rows);
     for (int i = 0; i < s->set_count; i++)
-        rh_json_append(sets, set_report(&s->sets[i]));
+        rh_json_append(sets, set_report(&s->sets[i], recipe->top_up_rows > 0));
     rh_json_set(r, "datasets", sets);
     rh_json_set_string(r, "tokenizer_sha256", tokenizer_sha256);
     return r;
@@ -115,7 +120,9 @@ static enum rh_rc write_results(struct rh_task *task, const struct rh_sampling *
 {
     char *path = rh_fs_join(rh_task_staging(task), "report.json");
     struct rh_json *r = report(rh_task_recipe(task), s, tokenizer_sha256);
-    enum rh_rc rc = write_ids(task, s, err);
+    enum rh_rc rc = write_ids(task, "ids.safetensors", s->ids, s->rows, err);
+    if (rc == RH_OK && s->candidates)
+        rc = write_ids(task, "candidates.safetensors", s->candidates, s->candidate_rows, err);
     if (rc == RH_OK)
         rc = rh_json_write(path, r, err);
     rh_free(path);

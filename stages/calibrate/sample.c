@@ -23,6 +23,7 @@ void rh_sampling_done(struct rh_sampling *s)
         rh_free(s->sets[i].name);
     rh_free(s->sets);
     rh_free(s->ids);
+    rh_free(s->candidates);
     *s = (struct rh_sampling){0};
 }
 
@@ -38,11 +39,19 @@ static enum rh_rc check_names(const struct rh_dataset_specs *specs, struct rh_er
     return RH_OK;
 }
 
+int64_t rh_sample_pool(const struct rh_recipe *recipe)
+{
+    if (recipe->top_up_rows == 0)
+        return 0;
+    return recipe->top_up_pool > 0 ? recipe->top_up_pool : recipe->nsamples;
+}
+
 static enum rh_rc sample_sets(struct mix *m, struct rh_set_order *o, struct rh_error *err)
 {
     enum rh_rc rc = RH_OK;
     for (int i = 0; i < m->specs.count && rc == RH_OK; i++) {
         o->keep = m->fixed[i] > 0 ? m->fixed[i] : m->recipe->nsamples;
+        o->keep += rh_sample_pool(m->recipe);
         /* How many rows there are decides about the shares of all. */
         o->count_all = m->specs.count > 1 && m->fixed[i] == 0;
         rc = rh_sample_set(o, &m->specs.items[i], &m->out->sets[i], &m->rows[i], err);
@@ -132,6 +141,50 @@ static enum rh_rc join_rows(struct mix *m, struct rh_error *err)
     return RH_OK;
 }
 
+/* Of each data set in proportion to its rows, rounded up. */
+static void share_out_pool(struct mix *m)
+{
+    struct rh_sampling *out = m->out;
+    int64_t pool = rh_sample_pool(m->recipe);
+    for (int i = 0; i < m->specs.count; i++) {
+        struct rh_set_sampling *s = &out->sets[i];
+        int64_t part = (pool * s->taken + out->rows - 1) / out->rows;
+        int64_t there = m->rows[i].kept - s->taken;
+        int64_t left = pool - out->candidate_rows;
+        s->candidates = part < there ? part : there;
+        s->candidates = s->candidates < left ? s->candidates : left;
+        out->candidate_rows += s->candidates;
+    }
+}
+
+static enum rh_rc gather_candidates(struct mix *m, struct rh_error *err)
+{
+    struct rh_sampling *out = m->out;
+    size_t row = (size_t)m->recipe->seqlen * sizeof *out->candidates;
+    void *ids = NULL;
+    share_out_pool(m);
+    if (out->candidate_rows == 0)
+        return rh_fail(err, RH_ERR_FORMAT,
+                       "calibration.top_up_rows needs rows to choose from, but calibration.dataset "
+                       "has none beyond the %lld of the sample; add text, lower "
+                       "calibration.nsamples, or set calibration.top_up_rows to 0",
+                       (long long)out->rows);
+    enum rh_rc rc =
+        rh_try_alloc((size_t)out->candidate_rows * row + 1, "candidate rows", &ids, err);
+    if (rc != RH_OK)
+        return rc;
+    out->candidates = ids;
+    char *to = ids;
+    for (int i = 0; i < m->specs.count; i++) {
+        const struct rh_set_sampling *s = &out->sets[i];
+        size_t bytes = (size_t)s->candidates * row;
+        if (bytes > 0)
+            memcpy(to, (const char *)m->rows[i].ids + (size_t)s->taken * row, bytes);
+        to += bytes;
+    }
+    return RH_OK;
+}
+
 static enum rh_rc mix_sets(struct mix *m, struct rh_set_order *o, struct rh_error *err)
 {
     m->out->set_count = m->specs.count;
@@ -145,7 +198,8 @@ static enum rh_rc mix_sets(struct mix *m, struct rh_set_order *o, struct rh_erro
         m->out->rows += m->out->sets[i].taken;
     if (m->out->rows < m->recipe->nsamples && !(m->recipe->accept_fewer && m->out->rows > 0))
         return too_few(m, err);
-    return join_rows(m, err);
+    rc = join_rows(m, err);
+    return rc == RH_OK && rh_sample_pool(m->recipe) > 0 ? gather_candidates(m, err) : rc;
 }
 
 enum rh_rc rh_sample_rows(const struct rh_recipe *recipe, struct rh_tokenizer *tokenizer,

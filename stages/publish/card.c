@@ -166,6 +166,34 @@ static void add_recipe(struct card *c, const struct rh_json *recipe)
                      c->recipe->digest);
 }
 
+/* What the rows of a top-up did to the experts; nothing when there was none. */
+static void add_top_up(struct card *c)
+{
+    char *dir = rh_task_artifact(c->p->task, "probe", 0);
+    char *path = rh_fs_join(dir, "report.json");
+    struct rh_json *report = NULL;
+    if (c->recipe->top_up_rows > 0 && rh_fs_exists(path) &&
+        rh_json_read(path, PUBLICATION_JSON_MAX, &report, NULL) == RH_OK) {
+        const struct rh_json *before = rh_json_get(report, "before");
+        const struct rh_json *after = rh_json_get(report, "after");
+        rh_strbuf_printf(&c->text,
+                         "%zu of the rows were exchanged for others, out of %.0f, that bring tokens to "
+                         "experts which got few. Experts with fewer than %.0f tokens, over all "
+                         "blocks: %.0f before, %.0f after; without any: %.0f before, %.0f "
+                         "after.\n\n",
+                         rh_json_count(rh_json_get(report, "exchanged")),
+                         rh_json_number(rh_json_get(report, "candidates"), 0),
+                         rh_json_number(rh_json_get(report, "floor"), 0),
+                         rh_json_number(rh_json_get(before, "below_floor"), 0),
+                         rh_json_number(rh_json_get(after, "below_floor"), 0),
+                         rh_json_number(rh_json_get(before, "without_tokens"), 0),
+                         rh_json_number(rh_json_get(after, "without_tokens"), 0));
+    }
+    rh_json_free(report);
+    rh_free(path);
+    rh_free(dir);
+}
+
 static void add_calibration(struct card *c)
 {
     const struct rh_recipe *r = c->recipe;
@@ -183,6 +211,7 @@ static void add_calibration(struct card *c)
     rh_strbuf_printf(&c->text, ", on the outputs of %s.\n\n",
                      r->enable_quanted_input ? "the quantized blocks before it"
                                              : "the source's blocks before it");
+    add_top_up(c);
 }
 
 static void add_losses(struct card *c)

@@ -324,7 +324,8 @@ struct rh_json *publication_recipe(const struct rh_recipe *recipe)
 /* The digest of the calibration rows pins them, wherever the text came from. */
 static void add_calibration(const struct publication *p, struct rh_json *root)
 {
-    char *dir = rh_task_artifact(p->task, "calibrate", 0);
+    bool probed = rh_task_recipe(p->task)->top_up_rows > 0;
+    char *dir = rh_task_artifact(p->task, probed ? "probe" : "calibrate", 0);
     struct rh_json *manifest = NULL;
     const struct rh_json *files = NULL;
     if (artifact_files(dir, &manifest, &files, NULL) == RH_OK) {

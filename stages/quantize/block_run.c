@@ -35,11 +35,10 @@ static enum rh_rc load(void *arg, struct rh_error *err)
     return rc;
 }
 
-/* Loads the block after `index` behind its tuning, once its tensors are there. */
-static void load_ahead(struct rh_session *s, int64_t index)
+void rh_session_load_ahead(struct rh_session *s, int64_t index)
 {
     struct rh_loading *l = &s->loading;
-    if (!is_device(s) || l->index >= 0 || index >= rh_task_last_index(s->task))
+    if (!is_device(s) || l->index >= 0 || index >= s->last)
         return;
     char *path = tensors_path(s, index + 1);
     if (rh_fs_exists(path)) { /* artifacts appear whole */
@@ -49,8 +48,8 @@ static void load_ahead(struct rh_session *s, int64_t index)
     rh_free(path);
 }
 
-static enum rh_rc take_block(struct rh_session *s, int64_t index, struct rh_block **out,
-                             struct rh_error *err)
+enum rh_rc rh_session_take_block(struct rh_session *s, int64_t index, struct rh_block **out,
+                                 struct rh_error *err)
 {
     struct rh_loading *l = &s->loading;
     const struct rh_unit *unit = rh_model_plan_step(s->plan, index);
@@ -104,7 +103,7 @@ static enum rh_rc beat(void *arg, struct rh_error *err)
     const struct beat *b = arg;
     rh_task_progress(b->session->task, b->session->phase, (double)b->iter,
                      (double)b->session->options.iters, "iterations");
-    load_ahead(b->session, b->block);
+    rh_session_load_ahead(b->session, b->block);
     return rh_task_check(b->session->task, err);
 }
 
@@ -283,7 +282,7 @@ enum rh_rc rh_session_run_block(struct rh_session *s, int64_t index, struct rh_e
     rh_session_draw_order(s);
     enum rh_rc rc = mtp ? rh_session_enter_mtp(s, &pulse, err) : RH_OK;
     if (rc == RH_OK)
-        rc = take_block(s, index, &block, err);
+        rc = rh_session_take_block(s, index, &block, err);
     if (rc == RH_OK)
         rc = rh_tuner_new(s->backend, block, &s->options, s->chain.seq, s->chain.hidden, &tuner,
                           err);

@@ -55,6 +55,22 @@ enum rh_rc rh_token_rows_read(const char *path, int64_t vocab_size, struct rh_to
     return rc;
 }
 
+enum rh_rc rh_token_rows_write(const char *path, const struct rh_token_rows *rows,
+                               struct rh_error *err)
+{
+    const int64_t shape[2] = {rows->samples, rows->seq};
+    uint64_t bytes = (uint64_t)(rows->samples * rows->seq) * sizeof *rows->ids;
+    struct rh_safetensors_writer *w = rh_safetensors_writer_new(path);
+    size_t index = rh_safetensors_writer_add(w, "input_ids", RH_I32, 2, shape);
+    enum rh_rc rc = rh_safetensors_writer_begin(w, err);
+    if (rc == RH_OK)
+        rc = rh_safetensors_writer_put(w, index, 0, rows->ids, bytes, err);
+    if (rc == RH_OK)
+        rc = rh_safetensors_writer_finish(w, err);
+    rh_safetensors_writer_free(w);
+    return rc;
+}
+
 void rh_token_rows_done(struct rh_token_rows *rows)
 {
     rh_free(rows->ids);
@@ -81,8 +97,9 @@ static enum rh_rc alloc_part(struct rh_chain *chain, const char *what, void **ou
                           : rh_backend_alloc(chain->backend, bytes, what, out, err);
 }
 
-enum rh_rc rh_chain_new(struct rh_backend *backend, bool on_host, int64_t samples, int64_t seq,
-                        int64_t hidden, struct rh_chain *out, struct rh_error *err)
+enum rh_rc rh_chain_new_source(struct rh_backend *backend, bool on_host, int64_t samples,
+                               int64_t seq, int64_t hidden, struct rh_chain *out,
+                               struct rh_error *err)
 {
     *out = (struct rh_chain){backend, samples, seq, hidden, on_host, NULL, NULL};
     size_t count = 0;
@@ -92,7 +109,13 @@ enum rh_rc rh_chain_new(struct rh_backend *backend, bool on_host, int64_t sample
                        "%lld rows of %lld tokens of %lld values do not fit; lower nsamples or "
                        "seqlen",
                        (long long)samples, (long long)seq, (long long)hidden);
-    enum rh_rc rc = alloc_part(out, "source activations", &out->fp, err);
+    return alloc_part(out, "source activations", &out->fp, err);
+}
+
+enum rh_rc rh_chain_new(struct rh_backend *backend, bool on_host, int64_t samples, int64_t seq,
+                        int64_t hidden, struct rh_chain *out, struct rh_error *err)
+{
+    enum rh_rc rc = rh_chain_new_source(backend, on_host, samples, seq, hidden, out, err);
     if (rc == RH_OK)
         rc = alloc_part(out, "quantized activations", &out->quant, err);
     if (rc != RH_OK)
@@ -207,7 +230,7 @@ enum rh_rc rh_chain_embed(struct rh_chain *chain, const struct rh_token_rows *ro
             rc = put(chain, &w, chain->fp, i * row, row, err);
     }
     window_done(&w);
-    if (rc == RH_OK)
+    if (rc == RH_OK && chain->quant)
         rh_backend_copy(chain->backend, chain->quant, chain->fp, rh_chain_bytes(chain));
     return rc == RH_OK ? rh_backend_sync(chain->backend, err) : rc;
 }

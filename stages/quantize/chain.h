@@ -30,17 +30,24 @@ struct rh_token_rows {
 /* RH_ERR_FORMAT for another shape or type and for ids outside 0..vocab_size-1. */
 RH_MUST_USE enum rh_rc rh_token_rows_read(const char *path, int64_t vocab_size,
                                           struct rh_token_rows *out, struct rh_error *err);
+RH_MUST_USE enum rh_rc rh_token_rows_write(const char *path, const struct rh_token_rows *rows,
+                                           struct rh_error *err);
 void rh_token_rows_done(struct rh_token_rows *rows);
 
 RH_MUST_USE enum rh_rc rh_chain_new(struct rh_backend *backend, bool on_host, int64_t samples,
                                     int64_t seq, int64_t hidden, struct rh_chain *out,
                                     struct rh_error *err);
+/* Without quant, which is NULL: for what is not tuned on. */
+RH_MUST_USE enum rh_rc rh_chain_new_source(struct rh_backend *backend, bool on_host,
+                                           int64_t samples, int64_t seq, int64_t hidden,
+                                           struct rh_chain *out, struct rh_error *err);
 void rh_chain_done(struct rh_chain *chain);
 size_t rh_chain_bytes(const struct rh_chain *chain); /* of fp, or of quant */
 /* Rows from `first` of fp or quant. */
 void *rh_chain_rows(const struct rh_chain *chain, void *part, int64_t first);
 
-/* Both chains = rows of the embedding matrix `name` ([vocab_size, hidden], BF16, F16 or F32). */
+/* Both chains (fp alone where there is no quant) = rows of the embedding matrix `name` ([vocab_size,
+ * hidden], BF16, F16 or F32). */
 RH_MUST_USE enum rh_rc rh_chain_embed(struct rh_chain *chain, const struct rh_token_rows *rows,
                                       const struct rh_safetensors *head, const char *name,
                                       struct rh_error *err);

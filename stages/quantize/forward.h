@@ -19,6 +19,11 @@ RH_MUST_USE enum rh_rc rh_forward_source(struct rh_backend *backend, struct rh_b
                                          int64_t *tokens, const struct rh_pulse *pulse,
                                          struct rh_error *err);
 
+/* The same a row at a time: tokens (host, [samples, num_experts]) += those of each row. */
+RH_MUST_USE enum rh_rc rh_forward_rows(struct rh_backend *backend, struct rh_block *block,
+                                       struct rh_chain *chain, int64_t *tokens,
+                                       const struct rh_pulse *pulse, struct rh_error *err);
+
 /* *loss = mean squared difference of block(quant), with quantized weights, and fp over all rows.
  * When `replace`, quant becomes that output. RH_ERR_NUMERIC when the loss is not finite. */
 RH_MUST_USE enum rh_rc rh_forward_quantized(struct rh_backend *backend, struct rh_block *block,

@@ -5,7 +5,8 @@
 
 /* Operation "tune": one session over the blocks first_index..last_index of a job; hands in
  * "tune-<block>" with block.safetensors, chain.safetensors and report.json (docs/architecture.md)
- * as each is done. */
+ * as each is done. Operation "probe", before it
+ * where calibration.top_up_rows asks for it, chooses the rows (probe.h). */
 extern const struct rh_stage rh_quantize_stage;
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "daemon/daemon.h"
 #include "device.h"
+#include "probe.h"
 #include "quantize/quantize.h"
 #include "session.h"
 
@@ -53,7 +54,8 @@ const char *rh_session_embedding(const struct rh_session *s, const struct rh_uni
     return *head && (*head)->tensor_count == 1 ? (*head)->tensors[0].info.name : NULL;
 }
 
-static enum rh_rc embed(struct rh_session *s, const struct rh_token_rows *rows, struct rh_error *err)
+enum rh_rc rh_session_embed(struct rh_session *s, const struct rh_token_rows *rows,
+                            struct rh_error *err)
 {
     const struct rh_unit *unit = NULL;
     struct rh_safetensors *head = NULL;
@@ -70,7 +72,8 @@ static enum rh_rc embed(struct rh_session *s, const struct rh_token_rows *rows, 
 enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
                                 struct rh_error *err)
 {
-    char *path = rh_session_path(s, "calibrate", 0, "ids.safetensors");
+    const char *from = s->recipe->top_up_rows > 0 ? "probe" : "calibrate";
+    char *path = rh_session_path(s, from, 0, "ids.safetensors");
     enum rh_rc rc = rh_token_rows_read(path, s->plan->config.vocab_size, out, err);
     rh_free(path);
     return rc;
@@ -83,7 +86,7 @@ static enum rh_rc read_chain(struct rh_session *s, const struct rh_token_rows *r
     enum rh_rc rc = rh_chain_new(s->backend, s->memory.chains_on_host, rows->samples, rows->seq,
                                  s->plan->config.hidden_size, &s->chain, err);
     if (rc == RH_OK && first == 0)
-        rc = embed(s, rows, err);
+        rc = rh_session_embed(s, rows, err);
     if (rc == RH_OK && first > 0) {
         char *path = rh_session_path(s, "tune", first - 1, "chain.safetensors");
         rc = rh_chain_read(&s->chain, path, err);
@@ -136,12 +139,11 @@ static enum rh_rc open_backend(struct rh_session *s, struct rh_error *err)
     return rc;
 }
 
-/* Cuts the batch when memory says so, and tells where and how the blocks are tuned. */
-static enum rh_rc plan_memory(struct rh_session *s, const struct rh_token_rows *rows,
-                              struct rh_error *err)
+enum rh_rc rh_session_plan_memory(struct rh_session *s, int64_t samples, int64_t seq,
+                                  struct rh_error *err)
 {
-    enum rh_rc rc = rh_memory_plan_make(s->backend, s->plan, &s->options, rows->samples, rows->seq,
-                                        &s->memory, err);
+    enum rh_rc rc =
+        rh_memory_plan_make(s->backend, s->plan, &s->options, samples, seq, &s->memory, err);
     /* The backend itself has taken some of what was free before the session. */
     size_t own = s->room > s->memory.available ? s->room - s->memory.available : 0;
     if (rc != RH_OK && s->memory.available > 0)
@@ -169,7 +171,7 @@ static enum rh_rc prepare(struct rh_session *s, int64_t first, struct rh_error *
             "mtp.method \"tune\" takes rows of two tokens or more: raise calibration.seqlen");
     if (rc == RH_OK) {
         set_options(s, rows.samples);
-        rc = plan_memory(s, &rows, err);
+        rc = rh_session_plan_memory(s, rows.samples, rows.seq, err);
     }
     if (rc == RH_OK)
         rc = read_chain(s, &rows, first, err);
@@ -177,18 +179,35 @@ static enum rh_rc prepare(struct rh_session *s, int64_t first, struct rh_error *
     return rc;
 }
 
+enum rh_rc rh_session_open(struct rh_session *s, struct rh_error *err)
+{
+    s->loading = (struct rh_loading){.session = s, .index = -1};
+    s->writing.session = s;
+    enum rh_rc rc = read_plan(s, err);
+    s->room = rh_device_look();
+    return rc == RH_OK ? open_backend(s, err) : rc;
+}
+
+void rh_session_close(struct rh_session *s)
+{
+    rh_minibatch_free(s->sampler);
+    rh_free(s->order);
+    rh_chain_done(&s->chain);
+    rh_chain_done(&s->snapshot);
+    rh_backend_free(s->backend);
+    rh_model_plan_free(s->plan);
+    rh_device_look(); /* before the result is known: the next task may have that memory */
+}
+
 static enum rh_rc start(struct rh_session *s, struct rh_error *err)
 {
     int64_t first = rh_task_first_index(s->task);
-    int64_t last = rh_task_last_index(s->task);
-    enum rh_rc rc = read_plan(s, err);
+    s->last = rh_task_last_index(s->task);
+    enum rh_rc rc = rh_session_open(s, err);
     int64_t steps = rc == RH_OK ? rh_model_plan_steps(s->plan) : 0;
-    if (rc == RH_OK && (first < 0 || last >= steps || first > last))
+    if (rc == RH_OK && (first < 0 || s->last >= steps || first > s->last))
         rc = rh_fail(err, RH_ERR_ARGUMENT, "blocks %lld to %lld of a model with %lld",
-                     (long long)first, (long long)last, (long long)steps);
-    s->room = rh_device_look();
-    if (rc == RH_OK)
-        rc = open_backend(s, err);
+                     (long long)first, (long long)s->last, (long long)steps);
     if (rc == RH_OK)
         rc = prepare(s, first, err);
     if (rc != RH_OK)
@@ -205,22 +224,9 @@ static enum rh_rc start(struct rh_session *s, struct rh_error *err)
     return RH_OK;
 }
 
-static void done(struct rh_session *s)
-{
-    rh_minibatch_free(s->sampler);
-    rh_free(s->order);
-    rh_chain_done(&s->chain);
-    rh_chain_done(&s->snapshot);
-    rh_backend_free(s->backend);
-    rh_model_plan_free(s->plan);
-    rh_device_look(); /* before the result is known: the next task may have that memory */
-}
-
 static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
 {
     struct rh_session s = {.task = task, .recipe = rh_task_recipe(task)};
-    s.loading = (struct rh_loading){.session = &s, .index = -1};
-    s.writing.session = &s;
     enum rh_rc rc = start(&s, err);
     for (int64_t b = rh_task_first_index(task); rc == RH_OK && b <= rh_task_last_index(task); b++) {
         strncpy(s.phase, rh_model_plan_step(s.plan, b)->name, sizeof s.phase - 1);
@@ -229,7 +235,7 @@ static enum rh_rc run_tune(struct rh_task *task, struct rh_error *err)
             rc = rh_session_run_block(&s, b, err);
     }
     enum rh_rc settled = rh_session_settle(&s, rc == RH_OK ? err : NULL);
-    done(&s);
+    rh_session_close(&s);
     return rc == RH_OK ? settled : rc;
 }
 
@@ -252,7 +258,7 @@ static enum rh_rc check_options(struct rh_error *err)
     return rc;
 }
 
-static const struct rh_stage_op ops[] = {{"tune", run_tune}};
+static const struct rh_stage_op ops[] = {{"probe", rh_run_probe}, {"tune", run_tune}};
 
 static const struct rh_option options[] = {
     {.name = "backend",
@@ -266,7 +272,7 @@ static const struct rh_option options[] = {
     {0},
 };
 
-const struct rh_stage rh_quantize_stage = {.name = "quantize", .ops = ops, .op_count = 1,
+const struct rh_stage rh_quantize_stage = {.name = "quantize", .ops = ops, .op_count = 2,
                                            .default_slots = 1, .options = options,
                                            .check = check_options,
                                            .device_memory = rh_device_memory};

@@ -43,6 +43,7 @@ struct rh_session {
     struct rh_tune_options options;
     struct rh_minibatch *sampler;
     int64_t *order; /* [iters, rows] of the block at hand */
+    int64_t last;   /* block */
     struct rh_loading loading;
     struct rh_writing writing;
     char phase[32];
@@ -55,12 +56,28 @@ RH_MUST_USE enum rh_rc rh_session_open_unit(const struct rh_session *s, const st
                                             struct rh_safetensors **out, struct rh_error *err);
 /* The embedding is the only matrix of the head; NULL: it is not. */
 const char *rh_session_embedding(const struct rh_session *s, const struct rh_unit **head);
-/* The calibration rows. */
-RH_MUST_USE enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
-                                            struct rh_error *err);
 /* The chains become inputs of the MTP layer. */
 RH_MUST_USE enum rh_rc rh_session_enter_mtp(struct rh_session *s, const struct rh_pulse *pulse,
                                             struct rh_error *err);
+/* The model's plan and a backend; what is open by then is closed by rh_session_close(). */
+RH_MUST_USE enum rh_rc rh_session_open(struct rh_session *s, struct rh_error *err);
+void rh_session_close(struct rh_session *s);
+/* s->memory for s->options and so many rows; cuts the batch when memory says so. */
+RH_MUST_USE enum rh_rc rh_session_plan_memory(struct rh_session *s, int64_t samples, int64_t seq,
+                                              struct rh_error *err);
+/* The rows to tune on: of the probe, or of calibrate when there is none. */
+RH_MUST_USE enum rh_rc rh_session_read_rows(const struct rh_session *s, struct rh_token_rows *out,
+                                            struct rh_error *err);
+/* s->chain = the embedded rows; waits for the head. */
+RH_MUST_USE enum rh_rc rh_session_embed(struct rh_session *s, const struct rh_token_rows *rows,
+                                        struct rh_error *err);
+
+/* A block with room for a batch, as soon as its tensors are here; owned by the caller. */
+RH_MUST_USE enum rh_rc rh_session_take_block(struct rh_session *s, int64_t index,
+                                             struct rh_block **out, struct rh_error *err);
+/* Loads the block after `index`, up to s->last, beside a busy device once its tensors are there. */
+void rh_session_load_ahead(struct rh_session *s, int64_t index);
+
 /* The rows of all iterations of the next block. */
 void rh_session_draw_order(struct rh_session *s);
 

@@ -116,11 +116,15 @@ static enum rh_rc run_plan(struct rh_task *task, struct rh_error *err)
 {
     static const char odd[] = "{\"units\": [{\"kind\": \"head\"}], \"files\": [{}],"
                               " \"shards\": [{}], \"outputs\": [{\"unit\": 0, \"shard\": 0}]}";
-    return simple(task, "plan", "plan.json",
-                  is_there(task, "odd-", "plan", NULL)   ? odd
-                  : is_there(task, "with-", "mtp", NULL) ? plan_with_mtp
-                                                         : plan,
-                  err);
+    const char *text = is_there(task, "odd-", "plan", NULL)   ? odd
+                       : is_there(task, "with-", "mtp", NULL) ? plan_with_mtp
+                                                              : plan;
+    char *probed = rh_format("{\"recipe\": {\"calibration\": {\"top_up_rows\": 1}}, %s", plan + 1);
+    if (is_there(task, "probed", "", NULL))
+        text = probed;
+    enum rh_rc rc = simple(task, "plan", "plan.json", text, err);
+    rh_free(probed);
+    return rc;
 }
 
 static enum rh_rc run_fetch(struct rh_task *task, struct rh_error *err)
@@ -136,6 +140,11 @@ static enum rh_rc run_digest(struct rh_task *task, struct rh_error *err)
 static enum rh_rc run_calibrate(struct rh_task *task, struct rh_error *err)
 {
     return simple(task, "calibrate", "ids.safetensors", "ids", err);
+}
+
+static enum rh_rc run_probe(struct rh_task *task, struct rh_error *err)
+{
+    return simple(task, "probe", "ids.safetensors", "other ids", err);
 }
 
 static enum rh_rc run_pack(struct rh_task *task, struct rh_error *err)
@@ -234,8 +243,9 @@ int main(int argc, char **argv)
 {
     static const struct rh_stage_op ops[] = {
         {"plan", run_plan},           {"fetch", run_fetch},       {"digest", run_digest},
-        {"calibrate", run_calibrate}, {"tune", run_tune},         {"pack", run_pack},
-        {"shard", run_shard},         {"finalize", run_finalize}, {"publish", run_publish},
+        {"calibrate", run_calibrate}, {"probe", run_probe},       {"tune", run_tune},
+        {"pack", run_pack},           {"shard", run_shard},       {"finalize", run_finalize},
+        {"publish", run_publish},
     };
     const char *leaf = strrchr(argv[0], '/');
     const char *stage = strstr(leaf ? leaf : argv[0], "rh-");

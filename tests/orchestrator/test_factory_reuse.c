@@ -97,6 +97,35 @@ static void another_recipe_shares_the_source_alone(void **state)
     rh_free(first);
 }
 
+/* The rows that a probe chose depend on the source and the calibration, not on how they are tuned. */
+static void a_probe_is_reused_and_the_tuning_goes_by_its_rows(void **state)
+{
+    struct house *h = *state;
+    house_mark(h, "probed");
+    char *first = first_job(h);
+    assert_int_equal(house_count(h, first, "task.started", "probe"), 1);
+    house_mark(h, "fail-finalize");
+    char *second = house_submit(h, "second");
+    house_await(h, second, "failed");
+    assert_int_equal(house_count(h, second, "task.started", "probe"), 0);
+    assert_int_equal(house_count(h, second, "task.reused", "probe"), 1);
+    assert_int_equal(house_count(h, second, "task.reused", "tune"), 1);
+    house_unmark(h, "fail-finalize");
+    char *third = submit_with(h, "third", 7);
+    house_await(h, third, "done");
+    assert_int_equal(house_count(h, third, "task.reused", "probe"), 1);
+    assert_int_equal(house_count(h, third, "task.started", "tune"), 1);
+    house_unmark(h, "probed"); /* the rows of calibrate itself are others */
+    char *fourth = house_submit(h, "fourth");
+    house_await(h, fourth, "done");
+    assert_int_equal(house_count(h, fourth, "task.started", "probe"), 0);
+    assert_int_equal(house_count(h, fourth, "task.started", "tune"), 1);
+    rh_free(fourth);
+    rh_free(third);
+    rh_free(second);
+    rh_free(first);
+}
+
 static void a_source_that_was_written_to_is_fetched_again(void **state)
 {
     struct house *h = *state;
@@ -166,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(the_same_model_and_recipe_is_neither_fetched_nor_tuned_again),
+        TEST(a_probe_is_reused_and_the_tuning_goes_by_its_rows),
         TEST(another_recipe_shares_the_source_alone),
         TEST(an_mtp_head_is_tuned_behind_the_blocks_of_another_job),
         TEST(a_source_that_was_written_to_is_fetched_again),

@@ -62,6 +62,32 @@ static void fetching_stays_inside_the_prefetch_window(void **state)
     bench_teardown(&b);
 }
 
+/* It goes through all blocks before the first is tuned, so it lifts the window, and the window is
+ * back behind it. */
+static void a_probe_comes_before_the_tuning_and_sees_all_blocks(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_setup(&b, 1);
+    struct rh_graph *graph = rh_graph_new(4, 1, 2, 2);
+    graph->probe = true;
+    bench_finish(&b, bench_task(&b, RH_OP_PLAN, 0), graph);
+    struct rh_sched_task *probe = bench_task(&b, RH_OP_PROBE, 0);
+    struct rh_sched_task *tune = bench_task(&b, RH_OP_TUNE, 0);
+    bench_finish(&b, bench_task(&b, RH_OP_CALIBRATE, 0), NULL);
+    bench_finish(&b, bench_task(&b, RH_OP_FETCH, 0), NULL);
+    assert_int_equal(probe->state, RH_TASK_WAITING);
+    bench_finish(&b, bench_task(&b, RH_OP_FETCH, 1), NULL);
+    assert_int_equal(probe->state, RH_TASK_LEASED);
+    for (int64_t u = 2; u < 5; u++)
+        bench_finish(&b, bench_task(&b, RH_OP_FETCH, u), NULL);
+    assert_int_equal(bench_task(&b, RH_OP_FETCH, 5)->state, RH_TASK_LEASED);
+    assert_false(rh_sched_ready(tune, b.now));
+    bench_finish(&b, probe, NULL);
+    assert_int_equal(tune->state, RH_TASK_LEASED);
+    bench_teardown(&b);
+}
+
 static void packing_a_block_waits_for_its_tuning_only(void **state)
 {
     (void)state;
@@ -442,6 +468,7 @@ int main(void)
         cmocka_unit_test(a_new_job_starts_with_its_plan_alone),
         cmocka_unit_test(a_committed_plan_unfolds_the_graph),
         cmocka_unit_test(fetching_stays_inside_the_prefetch_window),
+        cmocka_unit_test(a_probe_comes_before_the_tuning_and_sees_all_blocks),
         cmocka_unit_test(packing_a_block_waits_for_its_tuning_only),
         cmocka_unit_test(a_block_starts_when_its_source_is_there),
         cmocka_unit_test(a_repeated_result_is_a_duplicate_and_an_old_one_is_stale),

@@ -55,6 +55,35 @@ static void beat(struct bench *b, const char *id, uint64_t incarnation, int64_t 
     rh_sched_dispatch(b->s, b->now);
 }
 
+/* What holds for a tuning holds for the probe before it. */
+static void a_probe_that_is_refused_waits_like_a_tuning(void **state)
+{
+    struct bench b;
+    (void)state;
+    bench_setup(&b, 0);
+    gpu(&b, "q", 2, 24 * GB);
+    struct rh_graph *graph = rh_graph_new(3, 1, 2, 2);
+    graph->probe = true;
+    bench_finish(&b, bench_task(&b, RH_OP_PLAN, 0), graph);
+    for (int64_t u = 0; u < 2; u++)
+        bench_finish(&b, bench_task(&b, RH_OP_FETCH, u), NULL);
+    bench_finish(&b, bench_task(&b, RH_OP_CALIBRATE, 0), NULL);
+    struct rh_sched_task *probe = bench_task(&b, RH_OP_PROBE, 0);
+    rh_sched_accept(b.s, b.now, "q", probe->id, probe->epoch);
+    rh_sched_device_short(b.s, "q", probe->id, probe->epoch, 32 * GB, 23 * GB);
+    rh_sched_result(b.s, b.now, "q", probe->id, probe->epoch, false, RH_FAILURE_RESOURCE,
+                    "the probe does not fit", NULL);
+    b.now += 5000;
+    finish_what_runs(&b);
+    assert_int_equal(probe->state, RH_TASK_WAITING);
+    assert_int_equal(b.job->state, RH_JOB_BLOCKED);
+    assert_non_null(strstr(b.job->reason, "needs 32 GB of GPU memory"));
+    gpu(&b, "big", 1, 80 * GB);
+    assert_int_equal(b.job->state, RH_JOB_RUNNING);
+    assert_string_equal(probe->worker, "big");
+    bench_teardown(&b);
+}
+
 static void a_job_waits_for_a_larger_device_and_goes_on_by_itself(void **state)
 {
     struct bench b;
@@ -269,6 +298,7 @@ static void a_full_disk_is_not_taken_for_a_small_device(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_probe_that_is_refused_waits_like_a_tuning),
         cmocka_unit_test(a_job_waits_for_a_larger_device_and_goes_on_by_itself),
         cmocka_unit_test(another_worker_with_the_memory_takes_it_at_once),
         cmocka_unit_test(a_small_worker_is_no_substitute),

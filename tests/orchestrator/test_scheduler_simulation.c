@@ -99,6 +99,7 @@ struct world {
     bool faults, poison;
     int job_count;
     int64_t blocks[JOBS_MAX], prefetch[JOBS_MAX];
+    bool probe[JOBS_MAX];
     int64_t device_need[JOBS_MAX]; /* to tune the job; the scheduler has to find it out */
     struct durable rows, txn;
     bool disk[JOBS_MAX][RH_OP_COUNT][INDEX_MAX];
@@ -404,10 +405,13 @@ static void check_needs(const struct world *w, const struct rh_sched_task *t)
     while (current < blocks && disk[RH_OP_TUNE][current])
         current++;
     assert_true(t->op == RH_OP_PLAN || disk[RH_OP_PLAN][0]);
-    if (t->op == RH_OP_FETCH && w->prefetch[j] > 0 && current < blocks)
+    bool probed = !w->probe[j] || disk[RH_OP_PROBE][0];
+    if (t->op == RH_OP_FETCH && w->prefetch[j] > 0 && current < blocks && probed)
         assert_true(t->index <= current + 1 + w->prefetch[j]);
-    if (t->op == RH_OP_TUNE) {
+    if (t->op == RH_OP_TUNE || t->op == RH_OP_PROBE)
         assert_true(disk[RH_OP_CALIBRATE][0] && disk[RH_OP_FETCH][0] && disk[RH_OP_FETCH][1]);
+    if (t->op == RH_OP_TUNE) {
+        assert_true(probed);
         assert_true(t->next == 0 || disk[RH_OP_TUNE][t->next - 1]);
         assert_true(t->next == 0 || !w->chain_dropped[j][t->next - 1]);
     }
@@ -661,6 +665,7 @@ static void end_turn(struct world *w)
 static struct rh_graph *graph_of(const struct world *w, int job)
 {
     struct rh_graph *g = rh_graph_new(w->blocks[job], 1, 2, 2);
+    g->probe = w->probe[job];
     for (int64_t u = 0; u < g->units; u++) {
         g->source_bytes[u] = 1000;
         g->output_bytes[u] = 300;
@@ -885,6 +890,7 @@ static void begin(struct world *w, uint64_t seed)
     for (int j = 0; j < w->job_count; j++) {
         w->blocks[j] = 1 + below(w, 6);
         w->prefetch[j] = below(w, 3);
+        w->probe[j] = chance(w, 30);
         struct rh_sched_job *row = &w->rows.jobs[j];
         row->id[0] = (char)('A' + j);
         row->seq = j;

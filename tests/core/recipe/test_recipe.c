@@ -52,6 +52,8 @@ static void a_wrong_recipe_says_what_would_be_right(void **state)
         {"{\"name\": \"../x\"}", {"name"}},
         {"{\"quant\": {\"batch_size\": 64}, \"calibration\": {\"nsamples\": 16}}",
          {"quant.batch_size", "64", "calibration.nsamples is 16"}},
+        {"{\"calibration\": {\"top_up_rows\": 4, \"expert_floor\": 0}}",
+         {"calibration.top_up_rows is 4", "calibration.expert_floor is 0"}},
         {"[]", {"a recipe is a JSON object"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -88,9 +88,10 @@ static char *artifact(const struct calibration *c, const char *name)
     return path;
 }
 
-int32_t *calibration_rows(const struct calibration *c, int64_t *rows, int64_t *seqlen)
+static int32_t *read_ids(const struct calibration *c, const char *name, int64_t *rows,
+                         int64_t *seqlen)
 {
-    char *path = artifact(c, "ids.safetensors");
+    char *path = artifact(c, name);
     struct rh_safetensors *file = NULL;
     must(rh_safetensors_open(path, &file, &error));
     const struct rh_tensor_info *t = rh_safetensors_find(file, "input_ids");
@@ -102,6 +103,16 @@ int32_t *calibration_rows(const struct calibration *c, int64_t *rows, int64_t *s
     rh_safetensors_close(file);
     rh_free(path);
     return ids;
+}
+
+int32_t *calibration_rows(const struct calibration *c, int64_t *rows, int64_t *seqlen)
+{
+    return read_ids(c, "ids.safetensors", rows, seqlen);
+}
+
+int32_t *calibration_candidates(const struct calibration *c, int64_t *rows, int64_t *seqlen)
+{
+    return read_ids(c, "candidates.safetensors", rows, seqlen);
 }
 
 struct rh_json *calibration_report(const struct calibration *c)

@@ -23,6 +23,8 @@ enum rh_rc calibration_run(const struct calibration *c, const char *dataset, con
                            struct rh_error *err);
 /* The rows of the artifact: [rows, seqlen], owned by caller. */
 int32_t *calibration_rows(const struct calibration *c, int64_t *rows, int64_t *seqlen);
+/* The candidates likewise. */
+int32_t *calibration_candidates(const struct calibration *c, int64_t *rows, int64_t *seqlen);
 struct rh_json *calibration_report(const struct calibration *c);
 
 #endif

@@ -306,6 +306,78 @@ static void conversations_are_refused_with_row_key_and_remedy(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
 
+/* The rows of one run; *candidates (NULL: there must be none) too. Owned by the caller. */
+static int32_t *rows_of(const struct calibration *c, const char *dataset, const char *settings,
+                        int64_t count, int32_t **candidates, int64_t candidate_count)
+{
+    int64_t rows = 0;
+    int64_t seqlen = 0;
+    must_run(c, dataset, settings);
+    int32_t *ids = calibration_rows(c, &rows, &seqlen);
+    assert_true(rows == count && seqlen == 8);
+    if (candidates) {
+        *candidates = calibration_candidates(c, &rows, &seqlen);
+        assert_true(rows == candidate_count && seqlen == 8);
+    } else {
+        char *path = rh_format("%s/artifacts/calibrate-00000/candidates.safetensors", c->job);
+        assert_false(rh_fs_exists(path));
+        rh_free(path);
+    }
+    return ids;
+}
+
+static void candidates_are_the_rows_that_would_come_next(void **state)
+{
+    struct calibration *c = *state;
+    int32_t *more = NULL;
+    write_ten(c, "a.jsonl", 'A');
+    char *dataset = with_paths(c, "{a}");
+    int32_t *all = rows_of(c, dataset, "\"nsamples\":10,\"seqlen\":8", 10, NULL, 0);
+    forget(c);
+    static const char *const settings[] = {
+        "\"nsamples\":4,\"seqlen\":8,\"top_up_rows\":2,\"top_up_pool\":3",
+        "\"nsamples\":4,\"seqlen\":8,\"top_up_rows\":2",
+        "\"nsamples\":4,\"seqlen\":8,\"top_up_rows\":1,\"top_up_pool\":100",
+    };
+    static const int64_t counts[] = {3, 4, 6};
+    for (int i = 0; i < 3; i++) {
+        int32_t *ids = rows_of(c, dataset, settings[i], 4, &more, counts[i]);
+        assert_memory_equal(ids, all, 4 * 8 * sizeof *ids);
+        assert_memory_equal(more, all + 4 * 8, (size_t)counts[i] * 8 * sizeof *ids);
+        assert_int_equal(set_count(c, 0, "candidates"), counts[i]);
+        forget(c);
+        rh_free(ids);
+        rh_free(more);
+    }
+    must_fail(c, dataset, "\"nsamples\":10,\"seqlen\":8,\"top_up_rows\":1", RH_ERR_FORMAT,
+              "none beyond the 10 of the sample");
+    rh_free(all);
+    rh_free(dataset);
+}
+
+static void a_mix_gives_candidates_in_its_proportions(void **state)
+{
+    struct calibration *c = *state;
+    int32_t *more = NULL;
+    write_ten(c, "a.jsonl", 'A');
+    write_ten(c, "b.jsonl", 'K');
+    char *dataset = with_paths(c, "{a}:share=0.75,{b}");
+    int32_t *plain = rows_of(c, dataset, "\"nsamples\":8,\"seqlen\":8", 8, NULL, 0);
+    forget(c);
+    int32_t *ids = rows_of(c, dataset,
+                           "\"nsamples\":8,\"seqlen\":8,\"top_up_rows\":1,\"top_up_pool\":4", 8,
+                           &more, 4);
+    assert_memory_equal(ids, plain, 8 * 8 * sizeof *ids);
+    assert_int_equal(set_count(c, 0, "rows"), 6);
+    assert_int_equal(set_count(c, 0, "candidates"), 3);
+    assert_int_equal(set_count(c, 1, "rows"), 2);
+    assert_int_equal(set_count(c, 1, "candidates"), 1);
+    rh_free(plain);
+    rh_free(more);
+    rh_free(ids);
+    rh_free(dataset);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +391,8 @@ int main(void)
         TEST(parquet_columns_are_read),
         TEST(members_of_objects_can_be_named),
         TEST(conversations_are_refused_with_row_key_and_remedy),
+        TEST(candidates_are_the_rows_that_would_come_next),
+        TEST(a_mix_gives_candidates_in_its_proportions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,6 +17,7 @@
 #include "quant/pack.h"
 #include "tuning/block_file.h"
 #include "tuning/chain.h"
+#include "tuning/forward.h"
 #include "tuning/report.h"
 
 static int make_dir(void **state)
@@ -76,6 +77,62 @@ static void token_rows_are_checked_against_the_vocabulary(void **state)
     assert_int_equal(read_ids(dir, "input_ids", RH_I32, 1, good, &rows, &err), RH_ERR_FORMAT);
     assert_int_equal(read_ids(dir, "ids", RH_I32, 2, good, &rows, &err), RH_ERR_FORMAT);
     assert_null(rows.ids);
+}
+
+static void token_rows_come_back(void **state)
+{
+    struct rh_error err;
+    int32_t ids[6] = {0, 99, 5, 7, 7, 1};
+    struct rh_token_rows rows = {3, 2, ids}, back;
+    char *path = rh_fs_join(*state, "written.safetensors");
+    nano_check(rh_token_rows_write(path, &rows, &err), &err);
+    nano_check(rh_token_rows_read(path, 100, &back, &err), &err);
+    assert_true(back.samples == 3 && back.seq == 2);
+    assert_memory_equal(back.ids, ids, sizeof ids);
+    rh_token_rows_done(&back);
+    rh_free(path);
+}
+
+/* A row at a time the source model gives what it gives in batches, and counts the same tokens. */
+static void rows_one_by_one_are_the_rows_of_a_batch(void **state)
+{
+    enum { ROWS = 3, TOKENS = 20 };
+    (void)state;
+    struct rh_error err;
+    struct nano nano;
+    struct rh_backend *backend = NULL;
+    struct rh_chain batch, one_by_one;
+    nano_open(NULL, &nano);
+    nano_check(rh_backend_new("cpu", 2, &backend, &err), &err);
+    int64_t experts = nano.plan->config.num_experts;
+    int64_t *all = rh_alloc_array((size_t)experts, sizeof *all);
+    int64_t *each = rh_alloc_array((size_t)(ROWS * experts), sizeof *each);
+    nano_embed_made(&nano, backend, false, ROWS, TOKENS, &batch);
+    nano_check(rh_chain_new_source(backend, true, ROWS, TOKENS, batch.hidden, &one_by_one, &err),
+               &err);
+    assert_null(one_by_one.quant);
+    rh_backend_copy(backend, one_by_one.fp, batch.fp, rh_chain_bytes(&batch));
+    struct rh_block *block = nano_block(&nano, backend, 0, ROWS, TOKENS, false);
+    nano_check(rh_forward_source(backend, block, ROWS, &batch, all, NULL, &err), &err);
+    nano_check(rh_forward_rows(backend, block, &one_by_one, each, NULL, &err), &err);
+    assert_memory_equal(batch.fp, one_by_one.fp, rh_chain_bytes(&batch));
+    for (int64_t r = 0; r < ROWS; r++) {
+        int64_t routed = 0;
+        for (int64_t e = 0; e < experts; e++) {
+            routed += each[r * experts + e];
+            all[e] -= each[r * experts + e];
+        }
+        assert_int_equal(routed, TOKENS * nano.plan->config.num_experts_per_tok);
+    }
+    for (int64_t e = 0; e < experts; e++)
+        assert_int_equal(all[e], 0);
+    rh_block_free(block);
+    rh_chain_done(&batch);
+    rh_chain_done(&one_by_one);
+    rh_free(all);
+    rh_free(each);
+    rh_backend_free(backend);
+    nano_close(&nano);
 }
 
 static void embedding_rows_are_those_of_the_matrix(void **state)
@@ -261,6 +318,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(token_rows_are_checked_against_the_vocabulary),
+        cmocka_unit_test(token_rows_come_back),
+        cmocka_unit_test(rows_one_by_one_are_the_rows_of_a_batch),
         cmocka_unit_test(embedding_rows_are_those_of_the_matrix),
         cmocka_unit_test(chains_come_back_verbatim_and_only_for_their_rows),
         cmocka_unit_test(a_block_file_holds_the_weights_that_the_block_runs_on),

@@ -133,18 +133,117 @@ static void a_session_on_a_gpu_is_that_of_the_cpu(void **state)
     job_close(&gpu);
 }
 
-static struct rh_task *tune_task(const struct job *job)
+static struct rh_task *task_of(const struct job *job, const char *op, int64_t last)
 {
     struct rh_error err;
     struct rh_recipe *recipe = NULL;
-    char *staging = rh_format("%s/staging/tune-00000.9", job->dir);
+    char *staging = rh_format("%s/staging/%s-00000.9", job->dir, op);
     nano_check(rh_recipe_from_json(job->recipe->canonical, "copy", &recipe, &err), &err);
-    struct rh_task *t = rh_task_new(rh_stage_find_op(&rh_quantize_stage, "tune"), "local", MODEL,
+    struct rh_task *t = rh_task_new(rh_stage_find_op(&rh_quantize_stage, op), "local", MODEL,
                                     "dir:/nowhere", job->dir, staging, recipe);
     t->local = true;
-    t->last = STEPS - 1;
+    t->last = last;
     rh_free(staging);
     return t;
+}
+
+static struct rh_json *probe_report(const struct job *job)
+{
+    struct rh_error err;
+    struct rh_json *json = NULL;
+    char *path = rh_format("%s/artifacts/probe-00000/report.json", job->dir);
+    nano_check(rh_json_read(path, 1 << 20, &json, &err), &err);
+    rh_free(path);
+    return json;
+}
+
+static int64_t count_of(const struct rh_json *report, const char *part, const char *key)
+{
+    int64_t n = -1;
+    assert_true(rh_json_int(rh_json_get(rh_json_get(report, part), key), &n));
+    return n;
+}
+
+/* The rows and candidates of calibrate again, with the keys of a top-up. */
+static void add_top_up(struct job *job, const char *backend)
+{
+    struct rh_error err;
+    char *artifact = rh_format("%s/artifacts/calibrate-00000", job->dir);
+    nano_check(rh_fs_remove_tree(artifact, &err), &err);
+    rh_free(artifact);
+    set(job, "calibration.top_up_rows=1");
+    set(job, "calibration.top_up_pool=5");
+    set(job, "calibration.expert_floor=8");
+    set(job, backend);
+    run(job, &rh_calibrate_stage, "calibrate", 0, 0);
+}
+
+/* Owned by the caller. */
+static char *checked_report(const struct job *job, const char *backend)
+{
+    struct rh_json *report = probe_report(job);
+    assert_true(count_of(report, "before", "missing") > count_of(report, "after", "missing"));
+    assert_int_equal(rh_json_count(rh_json_get(report, "exchanged")), 1);
+    assert_int_equal(rh_json_count(rh_json_get(report, "blocks")), BLOCKS);
+    assert_string_equal(rh_json_string(rh_json_get(report, "backend")), backend);
+    char *text = rh_json_canonical(report);
+    rh_json_free(report);
+    return text;
+}
+
+/* bf16 sends a few tokens elsewhere, but either backend tops up, and the tuning takes its rows. */
+static void a_probe_tops_up_on_either_backend(void **state)
+{
+    (void)state;
+    static const char *const backends[] = {"cpu", "cuda"};
+    static const char *const settings[] = {"resources.backend=cpu", "resources.backend=cuda"};
+    rh_emu_set_memory((size_t)4 << 30);
+    for (int i = 0; i < 2; i++) {
+        struct job job;
+        job_open(&job);
+        add_top_up(&job, settings[i]);
+        run(&job, &rh_quantize_stage, "probe", 0, 0);
+        rh_free(checked_report(&job, backends[i]));
+        run(&job, &rh_quantize_stage, "tune", 0, 0);
+        job_close(&job);
+    }
+    rh_emu_set_memory((size_t)1 << 30);
+}
+
+/* What it asks for then is enough with its rows on the host, and the result is the same. */
+static void a_probe_on_a_gpu_that_is_too_small_says_what_it_takes(void **state)
+{
+    (void)state;
+    struct job roomy, tight;
+    rh_emu_set_memory((size_t)4 << 30);
+    job_open(&roomy);
+    job_open(&tight);
+    add_top_up(&roomy, "resources.backend=cuda");
+    add_top_up(&tight, "resources.backend=cuda");
+    run(&roomy, &rh_quantize_stage, "probe", 0, 0);
+    size_t used = rh_emu_allocated();
+    rh_emu_set_memory(used + ((size_t)200 << 20));
+    rh_device_look();
+    struct rh_task *t = task_of(&tight, "probe", 0);
+    rh_task_execute(t);
+    assert_int_equal(t->err.failure, RH_FAILURE_RESOURCE);
+    assert_true(t->device_need > (size_t)1 << 30);
+    uint64_t need = t->device_need;
+    rh_task_free(t);
+    rh_emu_set_memory(used + need);
+    t = task_of(&tight, "probe", 0);
+    rh_task_execute(t);
+    assert_int_equal(t->rc, RH_OK);
+    rh_task_free(t);
+    run(&tight, &rh_quantize_stage, "probe", 0, 0);
+    char *a = checked_report(&roomy, "cuda");
+    char *b = checked_report(&tight, "cuda");
+    assert_string_equal(a, b);
+    rh_free(a);
+    rh_free(b);
+    job_close(&roomy);
+    job_close(&tight);
+    rh_emu_set_memory((size_t)1 << 30);
 }
 
 /* What it asks for is enough, and a byte less is not. */
@@ -157,7 +256,7 @@ static void a_gpu_that_is_too_small_says_what_it_takes(void **state)
     size_t used = rh_emu_allocated();
     rh_emu_set_memory(used + ((size_t)200 << 20));
     rh_device_watch("cuda");
-    struct rh_task *t = tune_task(&job);
+    struct rh_task *t = task_of(&job, "tune", BLOCKS - 1);
     rh_task_execute(t);
     assert_int_equal(t->rc, RH_ERR_NO_MEMORY);
     assert_int_equal(t->err.failure, RH_FAILURE_RESOURCE);
@@ -166,13 +265,13 @@ static void a_gpu_that_is_too_small_says_what_it_takes(void **state)
     uint64_t need = t->device_need;
     rh_task_free(t);
     rh_emu_set_memory(used + need - 1);
-    t = tune_task(&job);
+    t = task_of(&job, "tune", BLOCKS - 1);
     rh_task_execute(t);
     assert_int_equal(t->device_need, need);
     assert_int_equal(t->device_room, need - 1);
     rh_task_free(t);
     rh_emu_set_memory(used + need);
-    t = tune_task(&job);
+    t = task_of(&job, "tune", BLOCKS - 1);
     rh_task_execute(t);
     assert_int_equal(t->rc, RH_OK);
     assert_int_equal(t->device_need, 0);
@@ -250,6 +349,8 @@ int main(void)
         cmocka_unit_test(neither_threads_nor_a_stop_change_a_byte),
         cmocka_unit_test(a_session_on_a_gpu_is_that_of_the_cpu),
         cmocka_unit_test(a_gpu_that_is_too_small_says_what_it_takes),
+        cmocka_unit_test(a_probe_tops_up_on_either_backend),
+        cmocka_unit_test(a_probe_on_a_gpu_that_is_too_small_says_what_it_takes),
         cmocka_unit_test(the_device_is_looked_at_again_and_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
