@@ -182,7 +182,7 @@ class Factory:
 
 def recipe_for(settings=None):
     recipe = {"calibration": {"nsamples": 16, "seqlen": 256, "dataset": str(SOURCE / "tests/data/nano-samples.jsonl")},
-              "quant": {"iters": 6, "batch_size": 8}, "resources": {"prefetch_blocks": 1, "threads": 1}}
+              "quant": {"iters": 6, "batch_size": 8}, "mtp": {"method": "tune"}, "resources": {"prefetch_blocks": 1, "threads": 1}}
     for key, value in (settings or {}).items():
         table, name = key.split(".")
         recipe.setdefault(table, {})[name] = value
