@@ -155,7 +155,7 @@ static void the_number_of_threads_changes_no_row(void **state)
 /* The samples again and again, as plain text: rows enough to keep a probe busy. */
 static char *write_text(const struct place *place)
 {
-    enum { COPIES = 4 };
+    enum { COPIES = 2 };
     struct rh_error err;
     struct rh_strbuf text = {0};
     char *samples = NULL;
@@ -201,7 +201,7 @@ static void killing_the_probe_costs_no_byte(void **state)
     const char *const settings[] = {SAMPLE,
                                     dataset,
                                     "calibration.top_up_rows=4",
-                                    "calibration.top_up_pool=700",
+                                    "calibration.top_up_pool=300",
                                     "resources.threads=1",
                                     NULL};
     must_run(&place, "calm", settings);
