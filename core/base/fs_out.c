@@ -42,8 +42,15 @@ static char *temporary_name(const char *path)
 
 static enum rh_rc reserve(struct rh_out *o, uint64_t size, struct rh_error *err)
 {
+    uint64_t room = 0;
     if (size == 0)
         return RH_OK;
+    /* First, because a file system may take all that is left before it finds out that it is too little,
+     * and others would meet a full disk. */
+    if (rh_fs_free_bytes(o->temporary, &room, NULL) == RH_OK && room < size)
+        return rh_fail(err, RH_ERR_NO_SPACE,
+                       "could not reserve %llu bytes for %s: %llu are free; make room",
+                       (unsigned long long)size, o->path, (unsigned long long)room);
     int failed = posix_fallocate(o->fd, 0, (off_t)size);
     /* A file system without reservations finds out while writing. */
     if (failed != 0 && failed != EOPNOTSUPP && failed != EINVAL && failed != ENOSYS)
