@@ -96,23 +96,10 @@ static enum rh_rc make_angles(struct rh_block *b, int64_t seq, struct rh_error *
     return rc;
 }
 
-/* Two passes over one list: sizes first, then places. */
-struct carver {
-    char *base; /* NULL: only measure */
-    size_t used;
-};
+#define FLOATS(c, count)   rh_carve((c), (count), sizeof(float))
+#define ELEMENTS(c, count) rh_carve((c), (count), b->element)
 
-static void *carve(struct carver *c, int64_t count, size_t size)
-{
-    size_t at = c->used;
-    c->used += ((size_t)count * size + 255) / 256 * 256;
-    return c->base ? c->base + at : NULL;
-}
-
-#define FLOATS(c, count)   carve((c), (count), sizeof(float))
-#define ELEMENTS(c, count) carve((c), (count), b->element)
-
-static void carve_forward(struct rh_block *b, struct carver *c, int64_t rows)
+static void carve_forward(struct rh_block *b, struct rh_carver *c, int64_t rows)
 {
     const struct rh_sizes *n = &b->n;
     struct rh_activations *a = &b->act;
@@ -126,9 +113,9 @@ static void carve_forward(struct rh_block *b, struct carver *c, int64_t rows)
     a->logits = ELEMENTS(c, rows * (n->experts + 1));
     a->p = FLOATS(c, slots);
     a->shared = FLOATS(c, rows);
-    a->expert = carve(c, slots, sizeof *a->expert);
-    a->slot = carve(c, slots, sizeof *a->slot);
-    a->offsets = carve(c, n->experts + 1, sizeof *a->offsets);
+    a->expert = rh_carve(c, slots, sizeof *a->expert);
+    a->slot = rh_carve(c, slots, sizeof *a->slot);
+    a->offsets = rh_carve(c, n->experts + 1, sizeof *a->offsets);
     a->dispatched = ELEMENTS(c, slots * n->hidden);
     a->gate_up = ELEMENTS(c, slots * 2 * n->width);
     a->act = ELEMENTS(c, slots * n->width);
@@ -138,7 +125,7 @@ static void carve_forward(struct rh_block *b, struct carver *c, int64_t rows)
     a->shared_out = ELEMENTS(c, rows * n->hidden);
 }
 
-static void carve_mixer(struct rh_block *b, struct carver *c, int64_t rows, int64_t seq,
+static void carve_mixer(struct rh_block *b, struct rh_carver *c, int64_t rows, int64_t seq,
                         bool with_backward)
 {
     const struct rh_sizes *n = &b->n;
@@ -165,7 +152,7 @@ static void carve_mixer(struct rh_block *b, struct carver *c, int64_t rows, int6
         return;
     struct rh_delta_rule shape = {.batch = rows / seq, .seq = seq, .value_heads = n->value_heads,
                                   .key_size = n->key_size, .value_size = n->value_size};
-    a->saved = carve(c, b->ops->delta_rule_saved(&shape), 1);
+    a->saved = rh_carve(c, b->ops->delta_rule_saved(&shape), 1);
     a->dq = ELEMENTS(c, rows * n->key_heads * n->key_size);
     a->dk = ELEMENTS(c, rows * n->key_heads * n->key_size);
     a->dconv = ELEMENTS(c, rows * n->qkv);
@@ -173,7 +160,7 @@ static void carve_mixer(struct rh_block *b, struct carver *c, int64_t rows, int6
     a->dg = FLOATS(c, rows * n->value_heads);
 }
 
-static void carve_backward(struct rh_block *b, struct carver *c, int64_t rows)
+static void carve_backward(struct rh_block *b, struct rh_carver *c, int64_t rows)
 {
     const struct rh_sizes *n = &b->n;
     struct rh_activations *a = &b->act;
@@ -198,7 +185,7 @@ static void carve_backward(struct rh_block *b, struct carver *c, int64_t rows)
 static size_t carve_all(struct rh_block *b, void *base, int64_t rows, int64_t seq,
                         bool with_backward)
 {
-    struct carver c = {base, 0};
+    struct rh_carver c = {base, 0};
     carve_forward(b, &c, rows);
     carve_mixer(b, &c, rows, seq, with_backward);
     if (with_backward)

@@ -21,19 +21,6 @@ struct rh_mtp_input {
     void *pairs;    /* [rows, seq - 1, 2 hidden] */
 };
 
-/* Two passes over one list: sizes first, then places. */
-struct carver {
-    char *base; /* NULL: only measure */
-    size_t used;
-};
-
-static void *carve(struct carver *c, int64_t count, size_t size)
-{
-    size_t at = c->used;
-    c->used += ((size_t)count * size + 255) / 256 * 256;
-    return c->base ? c->base + at : NULL;
-}
-
 static int64_t pair_count(const struct rh_mtp_input *m)
 {
     return m->rows * (m->seq - 1);
@@ -41,16 +28,16 @@ static int64_t pair_count(const struct rh_mtp_input *m)
 
 static size_t carve_all(struct rh_mtp_input *m, void *base)
 {
-    struct carver c = {base, 0};
+    struct rh_carver c = {base, 0};
     size_t element = rh_backend_element_size(m->backend);
-    m->final_norm = carve(&c, m->hidden, sizeof *m->final_norm);
-    m->hidden_norm = carve(&c, m->hidden, sizeof *m->hidden_norm);
-    m->embedding_norm = carve(&c, m->hidden, sizeof *m->embedding_norm);
-    m->fc = carve(&c, 2 * m->hidden * m->hidden, element);
-    m->order = carve(&c, 2 * pair_count(m), sizeof *m->order);
-    m->final = carve(&c, m->rows * m->seq * m->hidden, element);
-    m->normed = carve(&c, (m->rows * m->seq + pair_count(m)) * m->hidden, element);
-    m->pairs = carve(&c, 2 * pair_count(m) * m->hidden, element);
+    m->final_norm = rh_carve(&c, m->hidden, sizeof *m->final_norm);
+    m->hidden_norm = rh_carve(&c, m->hidden, sizeof *m->hidden_norm);
+    m->embedding_norm = rh_carve(&c, m->hidden, sizeof *m->embedding_norm);
+    m->fc = rh_carve(&c, 2 * m->hidden * m->hidden, element);
+    m->order = rh_carve(&c, 2 * pair_count(m), sizeof *m->order);
+    m->final = rh_carve(&c, m->rows * m->seq * m->hidden, element);
+    m->normed = rh_carve(&c, (m->rows * m->seq + pair_count(m)) * m->hidden, element);
+    m->pairs = rh_carve(&c, 2 * pair_count(m) * m->hidden, element);
     return c.used;
 }
 

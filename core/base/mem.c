@@ -80,3 +80,10 @@ void rh_free(void *p)
 {
     free(p);
 }
+
+void *rh_carve(struct rh_carver *carver, int64_t count, size_t size)
+{
+    size_t at = carver->used;
+    carver->used += ((size_t)count * size + 255) / 256 * 256;
+    return carver->base ? carver->base + at : NULL;
+}

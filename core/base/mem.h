@@ -2,6 +2,7 @@
 #define RH_BASE_MEM_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "error.h"
 
@@ -21,5 +22,14 @@ RH_MUST_USE enum rh_rc rh_try_alloc(size_t size, const char *what, void **out,
                                     struct rh_error *err);
 
 void rh_free(void *p); /* also for rh_try_alloc(); NULL allowed */
+
+/* Cuts one block of memory into arrays, in two passes over one list: sizes first, then places. */
+struct rh_carver {
+    char *base; /* of the block, whatever memory it is; NULL: only measure */
+    size_t used;
+};
+
+/* The next `count` elements of `size` bytes, at a multiple of 256; NULL while only measuring. */
+void *rh_carve(struct rh_carver *carver, int64_t count, size_t size);
 
 #endif

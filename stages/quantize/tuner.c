@@ -35,19 +35,6 @@ struct rh_tuner {
     void *x, *target, *pred, *dy; /* [batch_size, seq, hidden] */
 };
 
-/* Two passes over one list: sizes first, then places. */
-struct carver {
-    char *base; /* NULL: only measure */
-    size_t used;
-};
-
-static void *carve(struct carver *c, int64_t count, size_t size)
-{
-    size_t at = c->used;
-    c->used += ((size_t)count * size + 255) / 256 * 256;
-    return c->base ? c->base + at : NULL;
-}
-
 static bool any_asymmetric(const struct rh_tuner *t)
 {
     for (int64_t i = 0; i < t->q.count; i++) {
@@ -62,33 +49,33 @@ static size_t carve_all(struct rh_tuner *t, void *base, size_t *quantizer)
 {
     const struct rh_tune_options *o = &t->options;
     struct rh_quantizer *q = &t->q;
-    struct carver c = {base, 0};
+    struct rh_carver c = {base, 0};
     int64_t weights = t->weights;
     size_t element = rh_backend_element_size(t->backend);
-    q->items = carve(&c, q->count, sizeof *q->items);
-    q->v = carve(&c, weights, sizeof *q->v);
-    q->lo = carve(&c, q->groups, sizeof *q->lo);
-    q->hi = carve(&c, q->groups, sizeof *q->hi);
-    q->alpha = carve(&c, q->groups, sizeof *q->alpha);
-    q->beta = carve(&c, q->groups, sizeof *q->beta);
-    q->codes = carve(&c, weights, sizeof *q->codes);
-    q->scales = carve(&c, q->groups, sizeof *q->scales);
-    q->zeros = any_asymmetric(t) ? carve(&c, q->groups, sizeof *q->zeros) : NULL;
-    t->state = carve(&c, 1, sizeof *t->state);
-    t->never_always = carve(&c, 2, sizeof *t->never_always);
-    t->tokens = carve(&c, t->experts, sizeof *t->tokens);
-    t->reached = carve(&c, t->experts, sizeof *t->reached);
+    q->items = rh_carve(&c, q->count, sizeof *q->items);
+    q->v = rh_carve(&c, weights, sizeof *q->v);
+    q->lo = rh_carve(&c, q->groups, sizeof *q->lo);
+    q->hi = rh_carve(&c, q->groups, sizeof *q->hi);
+    q->alpha = rh_carve(&c, q->groups, sizeof *q->alpha);
+    q->beta = rh_carve(&c, q->groups, sizeof *q->beta);
+    q->codes = rh_carve(&c, weights, sizeof *q->codes);
+    q->scales = rh_carve(&c, q->groups, sizeof *q->scales);
+    q->zeros = any_asymmetric(t) ? rh_carve(&c, q->groups, sizeof *q->zeros) : NULL;
+    t->state = rh_carve(&c, 1, sizeof *t->state);
+    t->never_always = rh_carve(&c, 2, sizeof *t->never_always);
+    t->tokens = rh_carve(&c, t->experts, sizeof *t->tokens);
+    t->reached = rh_carve(&c, t->experts, sizeof *t->reached);
     if (quantizer)
         *quantizer = c.used;
     if (o->iters == 0)
         return c.used;
-    t->losses = carve(&c, o->iters, sizeof *t->losses);
-    t->order = carve(&c, o->iters * o->rows, sizeof *t->order);
-    t->sums = o->rows > o->batch_size ? carve(&c, weights, sizeof *t->sums) : NULL;
-    t->x = carve(&c, t->batch_elements, element);
-    t->target = carve(&c, t->batch_elements, element);
-    t->pred = carve(&c, t->batch_elements, element);
-    t->dy = carve(&c, t->batch_elements, element);
+    t->losses = rh_carve(&c, o->iters, sizeof *t->losses);
+    t->order = rh_carve(&c, o->iters * o->rows, sizeof *t->order);
+    t->sums = o->rows > o->batch_size ? rh_carve(&c, weights, sizeof *t->sums) : NULL;
+    t->x = rh_carve(&c, t->batch_elements, element);
+    t->target = rh_carve(&c, t->batch_elements, element);
+    t->pred = rh_carve(&c, t->batch_elements, element);
+    t->dy = rh_carve(&c, t->batch_elements, element);
     return c.used;
 }
 
