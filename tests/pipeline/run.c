@@ -1,6 +1,7 @@
 #include "run.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -105,6 +106,30 @@ int run_whole(const struct place *place, const char *name, const char *const set
     return p->status;
 }
 
+void must_run(const struct place *place, const char *name, const char *const settings[])
+{
+    struct proc p;
+    run_whole(place, name, settings, &p);
+    expect_exit(&p, 0);
+    proc_done(&p);
+}
+
+void must_run_killed(const struct place *place, const char *name, const char *const settings[],
+                     const char *program, bool (*condition)(void *), int seconds)
+{
+    struct proc p;
+    char *state = rh_format("%s/%s.state", place->dir, name);
+    run_start(place, name, settings, &p);
+    assert_true(wait_until(condition, state, seconds));
+    pid_t victim = find_process(program, state);
+    assert_true(victim > 0);
+    assert_int_equal(kill(victim, SIGKILL), 0);
+    proc_wait(&p, RUN_SECONDS);
+    expect_exit(&p, 0);
+    proc_done(&p);
+    rh_free(state);
+}
+
 void expect_exit(const struct proc *p, int code)
 {
     if (p->status != code)
@@ -178,6 +203,26 @@ struct rh_json *event_log(const struct place *place, const char *name)
     rh_json_free(jobs);
     rh_free(state);
     return events;
+}
+
+const struct rh_json *find_event(const struct rh_json *log, const char *type, const char *op,
+                                 int64_t index, int64_t block)
+{
+    for (const struct rh_json *e = rh_json_first(rh_json_get(log, "events")); e;
+         e = rh_json_next(e)) {
+        int64_t i = -1;
+        int64_t b = -1;
+        const char *its_op = rh_json_string(rh_json_get(e, "op"));
+        rh_json_int(rh_json_get(e, "index"), &i);
+        rh_json_int(rh_json_get(e, "block"), &b);
+        if (strcmp(rh_json_string(rh_json_get(e, "type")), type) == 0 &&
+            (!op || (its_op && strcmp(its_op, op) == 0)) && (index < 0 || i == index) &&
+            (block < 0 || b == block))
+            return e;
+    }
+    fail_msg("no event %s %s index %lld block %lld", type, op ? op : "", (long long)index,
+             (long long)block);
+    return NULL;
 }
 
 size_t count_files(const char *dir, const char *part)

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/json.h"
 #include "proc.h"
@@ -28,6 +29,12 @@ void run_start(const struct place *place, const char *name, const char *const se
 /* As run_start; waits and returns the exit code. */
 int run_whole(const struct place *place, const char *name, const char *const settings[],
               struct proc *p);
+/* As run_start, and a success. */
+void must_run(const struct place *place, const char *name, const char *const settings[]);
+/* A success too, although the run's `program` is killed with signal 9 once `condition`, which gets
+ * the state directory, is true within so many seconds. */
+void must_run_killed(const struct place *place, const char *name, const char *const settings[],
+                     const char *program, bool (*condition)(void *), int seconds);
 
 /* Fails the test with the program's words unless the code is as expected. */
 void expect_exit(const struct proc *p, int code);
@@ -39,6 +46,10 @@ void expect_one_error(const struct proc *p, const char *const words[]);
 char *weights_digest(const struct place *place, const char *name);
 /* The whole event log of the only job of a run; rh_json_free(). */
 struct rh_json *event_log(const struct place *place, const char *name);
+/* The first event of that type in the log, of that op (NULL: any), index and block (-1: any);
+ * fails the test when there is none. */
+const struct rh_json *find_event(const struct rh_json *log, const char *type, const char *op,
+                                 int64_t index, int64_t block);
 /* Files of the place whose name contains the text. */
 size_t count_files(const char *dir, const char *part);
 

@@ -71,14 +71,10 @@ static void a_model_of_the_hub_gives_the_bytes_of_the_local_one(void **state)
     struct rh_error err;
     (void)state;
     hub_place_make(&place);
-    run_whole(&place, "local", NULL, &p);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run(&place, "local", NULL);
     use_hub(&place);
     hub_server_start(&server, place.dir, RH_SOURCE_DIR "/tests/data/nano", NULL);
-    run_whole(&place, "hub", NULL, &p);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run(&place, "hub", NULL);
     expect_same_output(&place, "local", "hub");
     char *card = place_path(&place, "hub/README.md");
     if (rh_fs_read(card, 1 << 20, &text, NULL, &err) != RH_OK)
@@ -122,30 +118,18 @@ killing_the_download_in_the_middle_of_a_file_costs_no_byte_and_no_second_start(v
         "[{\"at\": \"cdn\", \"file\": \"safetensors\", \"do\": \"drip\", \"rate\": 1500000}]",
         NULL};
     struct place place;
-    struct proc p;
     struct hub_server server;
     (void)state;
     hub_place_make(&place);
-    run_whole(&place, "local", NULL, &p);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run(&place, "local", NULL);
     use_hub(&place);
     hub_server_start(&server, place.dir, RH_SOURCE_DIR "/tests/data/nano", slow);
-    run_start(&place, "hub", NULL, &p);
-    char *job_state = place_path(&place, "hub.state");
-    assert_true(wait_until(a_part_is_here, job_state, 60));
-    pid_t victim = find_process("rh-download", job_state);
-    assert_true(victim > 0);
-    assert_int_equal(kill(victim, SIGKILL), 0);
-    proc_wait(&p, 300);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run_killed(&place, "hub", NULL, "rh-download", a_part_is_here, 60);
     expect_same_output(&place, "local", "hub");
     /* From the start once for the header and once for the whole; then from the middle. */
     assert_int_equal(hub_server_count(&server, "\"cdn\"", ".safetensors"), 3);
     assert_int_equal(hub_server_count(&server, "-6647119\"", "bytes=0-"), 2); /* hub and cdn */
     hub_server_stop(&server);
-    rh_free(job_state);
     place_done(&place);
 }
 

@@ -14,26 +14,6 @@
 #include "run.h"
 
 /* The first event of that kind; -1 stands for any index or block. */
-static const struct rh_json *find(const struct rh_json *log, const char *type, const char *op,
-                                  int64_t index, int64_t block)
-{
-    for (const struct rh_json *e = rh_json_first(rh_json_get(log, "events")); e;
-         e = rh_json_next(e)) {
-        int64_t i = -1;
-        int64_t b = -1;
-        const char *its_op = rh_json_string(rh_json_get(e, "op"));
-        rh_json_int(rh_json_get(e, "index"), &i);
-        rh_json_int(rh_json_get(e, "block"), &b);
-        if (strcmp(rh_json_string(rh_json_get(e, "type")), type) == 0 &&
-            (!op || (its_op && strcmp(its_op, op) == 0)) && (index < 0 || i == index) &&
-            (block < 0 || b == block))
-            return e;
-    }
-    fail_msg("no event %s %s index %lld block %lld", type, op ? op : "", (long long)index,
-             (long long)block);
-    return NULL;
-}
-
 static int64_t seq_of(const struct rh_json *event)
 {
     int64_t seq = -1;
@@ -43,8 +23,8 @@ static int64_t seq_of(const struct rh_json *event)
 
 static void expect_between(const struct rh_json *log, const struct rh_json *event, int64_t block)
 {
-    int64_t from = seq_of(find(log, "block.started", NULL, -1, block));
-    int64_t to = seq_of(find(log, "block.done", NULL, -1, block));
+    int64_t from = seq_of(find_event(log, "block.started", NULL, -1, block));
+    int64_t to = seq_of(find_event(log, "block.done", NULL, -1, block));
     assert_true(from < to);
     assert_in_range(seq_of(event), from, to);
 }
@@ -54,8 +34,8 @@ static void expect_five_processes(const struct rh_json *log)
     static const char *const ops[] = {"fetch", "calibrate", "tune", "pack", "publish"};
     int64_t pids[5];
     for (int i = 0; i < 5; i++) {
-        assert_true(
-            rh_json_int(rh_json_get(find(log, "task.done", ops[i], -1, -1), "pid"), &pids[i]));
+        const struct rh_json *event = find_event(log, "task.done", ops[i], -1, -1);
+        assert_true(rh_json_int(rh_json_get(event, "pid"), &pids[i]));
         assert_true(pids[i] > 1);
         for (int j = 0; j < i; j++)
             assert_int_not_equal(pids[i], pids[j]);
@@ -80,8 +60,8 @@ static void one_command_publishes_a_verified_checkpoint_and_stages_overlap(void 
     proc_done(&p);
     struct rh_json *log = event_log(&place, "out");
     expect_five_processes(log);
-    expect_between(log, find(log, "task.done", "fetch", 3, -1), 1);
-    expect_between(log, find(log, "task.done", "pack", 1, -1), 1);
+    expect_between(log, find_event(log, "task.done", "fetch", 3, -1), 1);
+    expect_between(log, find_event(log, "task.done", "pack", 1, -1), 1);
     rh_json_free(log);
     rh_free(out);
     place_done(&place);
@@ -157,33 +137,20 @@ static void killing_the_tuner_in_block_2_costs_no_byte(void **state)
     (void)state;
     static const char *const settings[] = {"quant.iters=120", "quant.batch_size=2", NULL};
     struct place place;
-    struct proc p;
     place_make(&place);
-    run_whole(&place, "calm", settings, &p);
-    expect_exit(&p, 0);
-    proc_done(&p);
-
-    run_start(&place, "killed", settings, &p);
-    char *job_state = place_path(&place, "killed.state");
-    assert_true(wait_until(block_2_is_being_tuned, job_state, 120));
-    pid_t victim = find_process("rh-quantize", job_state);
-    assert_true(victim > 0);
-    assert_int_equal(kill(victim, SIGKILL), 0);
-    proc_wait(&p, 300);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run(&place, "calm", settings);
+    must_run_killed(&place, "killed", settings, "rh-quantize", block_2_is_being_tuned, 120);
 
     char *calm = weights_digest(&place, "calm");
     char *killed = weights_digest(&place, "killed");
     assert_string_equal(calm, killed);
     struct rh_json *log = event_log(&place, "killed");
-    const struct rh_json *lost = find(log, "task.lost", "tune", -1, -1);
+    const struct rh_json *lost = find_event(log, "task.lost", "tune", -1, -1);
     assert_non_null(strstr(rh_json_string(rh_json_get(lost, "text")), "signal 9"));
     expect_between(log, lost, 2);
     rh_json_free(log);
     rh_free(calm);
     rh_free(killed);
-    rh_free(job_state);
     place_done(&place);
 }
 
@@ -202,21 +169,13 @@ static void killing_the_tuner_in_the_mtp_head_costs_no_byte(void **state)
     assert_non_null(strstr(p.err, "mtp head  loss "));
     proc_done(&p);
 
-    run_start(&place, "killed", others, &p);
-    char *job_state = place_path(&place, "killed.state");
-    assert_true(wait_until(the_mtp_head_is_being_tuned, job_state, 120));
-    pid_t victim = find_process("rh-quantize", job_state);
-    assert_true(victim > 0);
-    assert_int_equal(kill(victim, SIGKILL), 0);
-    proc_wait(&p, 300);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run_killed(&place, "killed", others, "rh-quantize", the_mtp_head_is_being_tuned, 120);
 
     char *calm = weights_digest(&place, "calm");
     char *killed = weights_digest(&place, "killed");
     assert_string_equal(calm, killed);
     struct rh_json *log = event_log(&place, "killed");
-    expect_between(log, find(log, "task.lost", "tune", -1, -1), 4);
+    expect_between(log, find_event(log, "task.lost", "tune", -1, -1), 4);
     rh_json_free(log);
 
     /* And it is not what rounding to nearest gives. */
@@ -229,7 +188,6 @@ static void killing_the_tuner_in_the_mtp_head_costs_no_byte(void **state)
     rh_free(rounded);
     rh_free(calm);
     rh_free(killed);
-    rh_free(job_state);
     place_done(&place);
 }
 

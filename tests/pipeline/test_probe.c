@@ -1,6 +1,5 @@
 /* Rows exchanged for the sake of starved experts, through the whole factory on nano. */
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -78,14 +77,6 @@ static int64_t number(const struct rh_json *report, const char *part, const char
     int64_t n = -1;
     assert_true(rh_json_int(rh_json_get(rh_json_get(report, part), key), &n));
     return n;
-}
-
-static void must_run(const struct place *place, const char *name, const char *const settings[])
-{
-    struct proc p;
-    run_whole(place, name, settings, &p);
-    expect_exit(&p, 0);
-    proc_done(&p);
 }
 
 /* What the probe counted on the CPU is what the tuning counts, before and after. */
@@ -178,23 +169,10 @@ static bool probe_has_begun(void *state)
     return begun;
 }
 
-static const struct rh_json *find_lost(const struct rh_json *log, const char *op)
-{
-    for (const struct rh_json *e = rh_json_first(rh_json_get(log, "events")); e;
-         e = rh_json_next(e)) {
-        const char *its_op = rh_json_string(rh_json_get(e, "op"));
-        if (strcmp(rh_json_string(rh_json_get(e, "type")), "task.lost") == 0 && its_op &&
-            strcmp(its_op, op) == 0)
-            return e;
-    }
-    return NULL;
-}
-
 static void killing_the_probe_costs_no_byte(void **state)
 {
     (void)state;
     struct place place;
-    struct proc p;
     place_make(&place);
     char *text = write_text(&place);
     char *dataset = rh_format("calibration.dataset=%s", text);
@@ -205,21 +183,12 @@ static void killing_the_probe_costs_no_byte(void **state)
                                     "resources.threads=1",
                                     NULL};
     must_run(&place, "calm", settings);
-    run_start(&place, "killed", settings, &p);
-    char *job_state = place_path(&place, "killed.state");
-    assert_true(wait_until(probe_has_begun, job_state, 120));
-    pid_t victim = find_process("rh-quantize", job_state);
-    assert_true(victim > 0);
-    assert_int_equal(kill(victim, SIGKILL), 0);
-    proc_wait(&p, 300);
-    expect_exit(&p, 0);
-    proc_done(&p);
+    must_run_killed(&place, "killed", settings, "rh-quantize", probe_has_begun, 120);
     char *calm = weights_digest(&place, "calm");
     char *killed = weights_digest(&place, "killed");
     assert_string_equal(calm, killed);
     struct rh_json *log = event_log(&place, "killed");
-    const struct rh_json *lost = find_lost(log, "probe");
-    assert_non_null(lost);
+    const struct rh_json *lost = find_event(log, "task.lost", "probe", -1, -1);
     assert_non_null(strstr(rh_json_string(rh_json_get(lost, "text")), "signal 9"));
     struct rh_json *a = report_of(&place, "calm", "probe-00000");
     struct rh_json *b = report_of(&place, "killed", "probe-00000");
@@ -234,7 +203,6 @@ static void killing_the_probe_costs_no_byte(void **state)
     rh_json_free(log);
     rh_free(calm);
     rh_free(killed);
-    rh_free(job_state);
     rh_free(dataset);
     rh_free(text);
     place_done(&place);
