@@ -89,6 +89,7 @@ static void a_file_without_room_fails_before_a_byte(void **state)
     /* Far more than is there: other tests run beside this one and make room. */
     enum rh_rc rc = rh_out_open(path, free_bytes + ((uint64_t)1 << 40), &out, &err);
     assert_int_equal(rc, RH_ERR_NO_SPACE);
+    assert_non_null(strstr(err.message, "are free")); /* it was not the attempt that told */
     assert_non_null(strstr(err.message, path));
     assert_int_equal(names_in(*state), 0);
     rh_free(path);
